@@ -2,8 +2,9 @@
 
 It moves whatever the commands move, and saves nothing by itself: that is the business of `apply`. Each command gets
 ROLLBACKD_SERVICE and ROLLBACKD_LAYER in its environment; those about a change also ROLLBACKD_INCIDENT, _KEY, _BEFORE,
-_AFTER and _INTENDED (the time of the intent, RFC 3339). `apply` runs once for a change: when it has succeeded it never
-runs again for it, whatever was killed meanwhile. One that was cut off runs again, so it must be able to go on.
+_AFTER and _INTENDED (the time of the intent, RFC 3339). Where several daemons may drive, all have ROLLBACKD_EPOCH,
+which goes up with each that takes over. `apply` runs once for a change: when it has succeeded it never runs again for
+it, whatever was killed meanwhile. One that was cut off runs again, so it must be able to go on.
 """
 
 import json
@@ -68,6 +69,8 @@ class CommandSettings(Settings):
     """A plan goes back in it only by name."""
     irreversible: bool = False
     """Going back cannot be undone."""
+    fenced: bool = False
+    """`apply`, `enter` and `leave` fail when ROLLBACKD_EPOCH is lower than one that they were given before."""
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +118,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
         super().__init__(settings, place)
         self.resource = settings.resource or f"command:{place.service}/{place.layer}"
         self._reversible = not settings.irreversible
+        self.fences = settings.fenced
         self.traits = Traits(
             releases=settings.current is not None,
             step=settings.apply is not None,

@@ -17,6 +17,8 @@ from rollbackd_adapters.traces import Trace
 def environment(place: Place, change: Change | None = None) -> dict[str, str]:
     """What every command of a layer is told; the words are those of the journal, never those of an alert."""
     known = {"ROLLBACKD_SERVICE": place.service, "ROLLBACKD_LAYER": place.layer}
+    if place.epoch:
+        known["ROLLBACKD_EPOCH"] = str(place.epoch)
     if change is None:
         return known
     return known | {

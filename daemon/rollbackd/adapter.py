@@ -70,6 +70,9 @@ class Place:
     """Gives another layer of the service, once all are built. :raises ValueError: there is none; what to do."""
     clusters: Mapping[str, ClusterSettings] = field(default_factory=dict)
     """The Kubernetes clusters that the configuration names."""
+    epoch: int = 0
+    """Goes up with each daemon that drives, where that may be one of several; whoever is given a lower one than before
+    is asked by a daemon that lost. 0: there is one daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +349,11 @@ class Upgrades(Protocol):
         :raises AdapterError: it cannot be told.
         """
         ...
+
+
+def refuses_older(adapter: object) -> bool:
+    """Whether what it moves refuses a daemon that lost, by its epoch. An adapter says so with `fences`."""
+    return bool(getattr(adapter, "fences", False))
 
 
 def is_moved_by(adapter: Adapter, path: Path) -> bool:

@@ -204,7 +204,7 @@ async def build(
     read_model = ReadModel(journal, checkpoint, known)
     reading = asyncio.create_task(read_model.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
-    reach = _reach(config, clock)
+    reach = _reach(config, clock, journal.epoch)
     snapshot_manager = SnapshotManager(config, read_model, clock, reach.layers, reach.spawner)
     deciding = _deciding(config, read_model, clock, files, reach, snapshot_manager)
     snapshot_manager.heed(lambda name: deciding.holds(name, {}, silences=False))
@@ -390,7 +390,7 @@ def prometheus_of(config: Config, clock: Clock) -> Prometheus | None:
     return PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it, asked.replica_labels)
 
 
-def _reach(config: Config, clock: Clock) -> _Reach:
+def _reach(config: Config, clock: Clock, epoch: int = 0) -> _Reach:
     web = HttpSession()
     spawner = Spawner(config.daemon.scratch / "locks", clock, those_there(secrets_in(config)))
     watched, alertmanager = config.alertmanager, None
@@ -398,7 +398,7 @@ def _reach(config: Config, clock: Clock) -> _Reach:
         with_it = partial(connection_to, settings=watched, reveal=reveal)
         alertmanager = Alertmanager(watched.url, watched.timeout, web, with_it)
     host = config.daemon.here if config.daemon.standby else ""
-    factory = LayerFactory(config.daemon.scratch, spawner, clock, config.clusters, host)
+    factory = LayerFactory(config.daemon.scratch, spawner, clock, config.clusters, host=host, epoch=epoch)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(
         web=web,

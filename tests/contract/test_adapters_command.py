@@ -1,13 +1,16 @@
 """Adapter `command`: what counts where a script moved the layer and failed, or was cut off, after that."""
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rollbackd.adapter import AdapterError
+from rollbackd.adapter import AdapterError, refuses_older
 from rollbackd.model import Change, Progress
-from rollbackd.testing import finish, killed_at, perform, planned
+from rollbackd.testing import finish, killed_at, perform, place, planned
+from rollbackd_adapters.command import CommandAdapter, CommandSettings
+from rollbackd_adapters.then import environment
 from tests.contract.worlds import CommandWorld
 
 
@@ -50,6 +53,17 @@ def test_after_a_crash_how_the_script_ended_counts_and_not_what_is_there(tmp_pat
         assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
         (world.path / "broken").unlink()
         assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def test_commands_are_told_who_drives_where_that_may_be_one_of_several(tmp_path: Path) -> None:
+    one = place(tmp_path)
+    assert "ROLLBACKD_EPOCH" not in environment(one)
+    assert environment(replace(one, epoch=7))["ROLLBACKD_EPOCH"] == "7"
+    for fenced in (False, True):
+        settings = CommandSettings.model_validate(
+            {"adapter": "command", "apply": ["true"], "progress": ["true"], "fenced": fenced}
+        )
+        assert refuses_older(CommandAdapter(settings, one)) is fenced
 
 
 def test_with_progress_of_its_own_that_decides_also_when_the_script_failed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd.adapter import AdapterError, Place
+from rollbackd.adapter import AdapterError, Place, refuses_older
 from rollbackd.model import NO_RELEASE, Progress, Release
 from rollbackd.syntax.units import Secret
 from rollbackd.testing import KEY, AdapterContract, StepContract, World, finish, perform, place, planned
@@ -139,6 +139,20 @@ def jobs(board: Switchboard, tmp_path: Path) -> HttpWorld:
 def roll_back(world: HttpWorld, retries: int = 0) -> Progress:
     change = finish(planned(world.adapter(), world.target()))
     return finish(perform(world.adapter(), change, retries))
+
+
+def test_the_service_is_told_who_drives_where_that_may_be_one_of_several(jobs: HttpWorld) -> None:
+    change = finish(planned(jobs.adapter(), jobs.target()))
+    settings = HttpSettings.model_validate({**jobs.settings, "fenced": True})
+    adapter = HttpAdapter(settings, replace(jobs.place(), epoch=7))
+    assert refuses_older(adapter)
+    assert not refuses_older(jobs.adapter())
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert jobs.desk.epochs == ["7"]
+    jobs.desk.present = "v3"
+    again = replace(change, key="another")
+    assert finish(perform(jobs.adapter(), again)) is Progress.DONE
+    assert jobs.desk.epochs == ["7"], "the only daemon there is has none"
 
 
 @pytest.mark.parametrize("fault", ["500", "lost", "drop"])

@@ -37,6 +37,8 @@ class Desk:
     """The keys of what was done, in order."""
     asked: list[str] = field(default_factory=list)
     """The keys of all rollbacks that were asked for."""
+    epochs: list[str] = field(default_factory=list)
+    """Of who asked for each, where that was said."""
     ends: deque[str] = field(default_factory=deque)
     """How the next jobs end; `ok` when it does not say."""
     raw: bytes | None = None
@@ -96,6 +98,7 @@ class Switchboard:
     async def rollback(self, request: web.Request) -> web.StreamResponse:
         desk = self._of(request)
         key, body = request.headers.get("Idempotency-Key", ""), await request.json()
+        desk.epochs += request.headers.getall("Rollbackd-Epoch", [])
         wanted = {"to", "from", "by", "why", "urgent"}
         if not key or set(body) != wanted or body["urgent"] is not True or body["by"] != {"service": "contract"}:
             desk.wrong.append(f"rollback: {key!r} {body}")

@@ -102,6 +102,7 @@ class FakeLayer:
     """Effects wait for it, or that one alone which `hold_at` begins."""
     hold_at: str = ""
     entered: Callable[[], None] = lambda: None
+    fences: bool = False
     resource: str = ""
     settings_model: ClassVar[type[Settings]] = Settings
     needs: Needs = field(default_factory=Needs)

@@ -107,6 +107,29 @@ def test_it_says_hello_and_answers_in_order(server: LayerServer, layer: Memory) 
     assert layer.applied == ["shop-1/0/code"]
 
 
+def test_a_daemon_that_lost_is_refused_from_the_first_question_of_the_next_one_on(
+    server: LayerServer, layer: Memory, file: Path
+) -> None:
+    def asked(name: str, epoch: int) -> wire.WireAnswer:
+        again = LayerServer(load(file))  # each connection has a process of its own
+        again._adapters["code"] = layer  # type: ignore[assignment]
+        return asyncio.run(again.answer(wire.request(1, "code", name, {"change": CHANGE}, epoch)))
+
+    assert server.hello.fences
+    assert asked("apply", 7).error is None
+    assert asked("progress", 8).error is None
+    for name in ("apply", "progress"):
+        refused = asked(name, 7).error
+        assert refused is not None
+        assert refused.permanent
+        assert refused.message == "another daemon has taken code over: epoch 8 was here, this is 7"
+    assert ask(server, "current").error is None, "whoever only looks disturbs nobody"
+    assert asked("apply", 8).error is None
+    assert asked("apply", 0).error is None, "the only daemon there is has none"
+    assert asked("apply", 7).error is not None
+    assert len(layer.applied) == 3
+
+
 def test_a_request_that_was_cut_off_is_never_acted_upon(server: LayerServer, layer: Memory) -> None:
     for length in range(len(APPLY)):
         assert len(talk(server, APPLY[:length]).lines) == 1

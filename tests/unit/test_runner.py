@@ -337,6 +337,76 @@ async def test_what_was_cut_off_too_often_is_a_persons_only_where_it_is_not_done
     assert house.calls.count("apply code v1") == ADOPTIONS
 
 
+# -- what another host had begun ----------------------------------------------------------------
+async def begun_elsewhere(house: House, *says: Progress) -> None:
+    """Host a began the step of the code; then this runner, of host b, takes over."""
+    code = house.layers["code"]
+    code.hold_up = asyncio.Event()
+    house.journal.host = "a"
+    house.runner.start(INCIDENT)
+    await house.until(lambda: "apply code v1" in house.calls)
+    await crash(house)
+    house.journal.host = "b"
+    code.hold_up, code.says = None, list(says)
+    house.runner.start(INCIDENT)
+
+
+def notices(house: House) -> list[facts.Notice]:
+    return [record.fact for record in house.journal.records if isinstance(record.fact, facts.Notice)]
+
+
+async def waits(house: House) -> facts.Notice:
+    """Until it is said that it waits."""
+    await house.until(lambda: bool(notices(house)))
+    return notices(house)[0]
+
+
+async def test_what_another_host_began_is_waited_for_and_not_begun_again(house: House) -> None:
+    await begun_elsewhere(house, *[Progress.NOT_STARTED, Progress.RUNNING] * 5, Progress.DONE)
+    house.layers["code"].present = V1
+    assert (await house.run()).outcome is Outcome.RECOVERED
+    assert house.calls == WHOLE
+    notice = await waits(house)
+    assert (notice.kind, notice.service) == ("taken_over", "shop")
+    assert "apply code was begun on a, and may still run there. It goes on once that is done" in notice.text
+
+
+async def test_what_another_host_began_and_never_ends_is_a_persons_after_its_limit(house: House) -> None:
+    await begun_elsewhere(house, *[Progress.RUNNING] * 100)
+    await waits(house)
+    for kind in ("Adopted", "Parked"):
+        assert house.kinds()[-1] == "Adopted"
+        house.clock.advance(timedelta(minutes=20))
+        await house.until(lambda kind=kind: house.kinds()[-1] == kind)  # type: ignore[misc]
+    assert (await house.incident()).parked == "apply code was begun on a, and may still run there"
+    assert house.calls.count("apply code v1") == 1
+
+
+async def test_an_abort_ends_the_waiting_for_another_host(house: House) -> None:
+    await begun_elsewhere(house, *[Progress.RUNNING] * 100)
+    await waits(house)
+    await house.read_model.append(Entry(incident_stream(INCIDENT), facts.AbortRequested(), "unix:ann"))
+    await house.until(lambda: not house.runner.driving)
+    assert (await house.incident()).outcome is Outcome.ABORTED
+    assert house.calls.count("apply code v1") == 1
+
+
+async def test_a_stop_ends_the_waiting_for_another_host_and_the_next_life_waits_on(house: House) -> None:
+    await begun_elsewhere(house, *[Progress.RUNNING] * 100)
+    await waits(house)
+    stopping = asyncio.create_task(house.runner.stop())
+    await house.until(stopping.done)
+    assert house.kinds()[-2:] == ["ApplyStarted", "Adopted"]
+
+
+async def test_a_layer_that_refuses_who_lost_is_gone_on_with_at_once(house: House) -> None:
+    house.layers["code"].fences = True
+    await begun_elsewhere(house, Progress.NOT_STARTED)
+    assert (await house.run()).outcome is Outcome.RECOVERED
+    assert house.calls.count("apply code v1") == 2, "the first one never gets there"
+    assert notices(house) == []
+
+
 # -- persons ------------------------------------------------------------------------------------
 async def test_a_hold_that_comes_with_the_intent_stops_the_effect(house: House) -> None:
     """It is journaled that the step begins, and a hold comes before it does: it does not."""

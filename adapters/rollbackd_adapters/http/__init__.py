@@ -52,6 +52,7 @@ class HttpAdapter(StepAdapter[HttpSettings]):
         self.resource = settings.resource or f"http:{place.service}/{place.layer}"
         self._running: tuple[str, float] = ("", 0.0)
         self._reversible = not settings.irreversible
+        self.fences = settings.fenced
         self.traits = Traits(releases=settings.current is not None, data=settings.holds_data)
 
     async def current(self) -> Release:
@@ -82,8 +83,11 @@ class HttpAdapter(StepAdapter[HttpSettings]):
         trace.intend(attempt=attempt, sent=self._clock.now().timestamp(), accepted=0)
         boundary("http.begun")
         words = self._words(change, attempt)
-        key = {self._settings.idempotency_header: words["key"]}
-        answer = await web.call(self._settings.apply, self._place, words, self._settings.request_timeout, headers=key)
+        headers = {self._settings.idempotency_header: words["key"]}
+        if self._place.epoch:
+            headers["Rollbackd-Epoch"] = str(self._place.epoch)
+        limit = self._settings.request_timeout
+        answer = await web.call(self._settings.apply, self._place, words, limit, headers=headers)
         boundary("http.sent")
         web.accepted(answer, self._place)
         trace.begin(accepted=self._clock.now().timestamp())

@@ -94,6 +94,8 @@ class HttpSettings(Settings):
     """A plan goes back in it only by name."""
     irreversible: bool = False
     """Going back cannot be undone."""
+    fenced: bool = False
+    """The service refuses `apply` when Rollbackd-Epoch is lower than one that it was given before."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

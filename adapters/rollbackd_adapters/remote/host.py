@@ -63,8 +63,11 @@ class Host(LayerPart[RemoteSettings]):
 
     async def offer(self) -> tuple[Offer, Sequence[Problem]]:
         """What the other side says the layer can do, and what would stop it."""
-        hello, answers = await self._converse([("ready", {})], min(_QUESTION, self._settings.timeout))
-        return hello.layers[self.layer], answers[0]
+        hello, (problems,) = await self._converse([("ready", {})], min(_QUESTION, self._settings.timeout))
+        if self._place.epoch and not hello.fences:
+            text = f"rollbackd {one_line(hello.version)} there does not refuse a daemon that lost; {_STRANGE}"
+            problems = [*problems, Problem(self.layer, text)]
+        return hello.layers[self.layer], problems
 
     async def prune(self, spare: Collection[str], last: int) -> Sequence[str]:
         """The names of what was dropped; nothing where the layer there drops nothing."""
@@ -78,7 +81,10 @@ class Host(LayerPart[RemoteSettings]):
     async def _converse(
         self, asked: Sequence[Asked], timeout: timedelta, lock: Lock | None = None
     ) -> tuple[Hello, list[Any]]:
-        lines = [wire.request(number, self.layer, name, params) for number, (name, params) in enumerate(asked, 1)]
+        epoch = self._place.epoch
+        lines = [
+            wire.request(number, self.layer, name, params, epoch) for number, (name, params) in enumerate(asked, 1)
+        ]
         with as_adapter_errors():
             called = self._argv if lock is None else [*limited(timeout), *self._argv]
             finished = await self._spawner.run(called, timeout=timeout, stdin=b"".join(lines), lock=lock)

@@ -24,6 +24,7 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
     """A layer on another host, or on several."""
 
     settings_model: ClassVar[type[Settings]] = RemoteSettings
+    fences: ClassVar[bool] = True
 
     def __new__(cls, settings: RemoteSettings, place: Place) -> "RemoteAdapter":  # noqa: PYI034  # mypy cannot follow Self to a subclass
         """The class with snapshots, or with copies of data, for settings that have them in `traits`."""

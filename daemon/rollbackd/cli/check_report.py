@@ -8,13 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rollbackd.adapter import Needs
+from rollbackd.adapter import Needs, refuses_older
 from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
 from rollbackd.config.models import Config, Service
 from rollbackd.config.positions import ConfigFault
 from rollbackd.core import prometheus_of
 from rollbackd.execution.layers import LayerFactory
+from rollbackd.journal.place import is_postgres
 from rollbackd.rules.spec import AlertWhen
 from rollbackd.setup import polkit_rule
 from rollbackd.setup.host_needs import managed_units, read_write_paths, unit_path
@@ -39,7 +40,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "templates": list(_templates(config)),
-        "notes": [*loaded.notes, *_missing(config), *_unparsed(loaded.queries), *noted],
+        "notes": [*loaded.notes, *_missing(config), *_unfenced(config), *_unparsed(loaded.queries), *noted],
         "read_write_paths": [str(path) for path in read_write_paths(config)],
         "units": managed_units(config),
     }
@@ -99,6 +100,20 @@ def _missing(config: Config) -> Iterator[str]:
             moves = needs.moves if isinstance(needs, Needs) else ()
             if moves and not any(path.exists() for path in moves):
                 yield f"{service.name}: what layer {name} moves is not there: {moves[-1]}"
+
+
+def _unfenced(config: Config) -> Iterator[str]:
+    """Layers at which another daemon that takes over waits, since what they move does not refuse the one that lost."""
+    if not (is_postgres(config.daemon.journal) and config.daemon.standby):
+        return
+    factory = LayerFactory(config.daemon.scratch, None, SystemClock())
+    for service in config.services:
+        found = [name for name, adapter in factory.build(service).adapters.items() if not refuses_older(adapter)]
+        if found:
+            yield (
+                f"{service.name}: {', '.join(found)} cannot refuse a daemon that lost; one that takes over in the "
+                "middle of a step there waits until it is done, or its limit has passed"
+            )
 
 
 def _templates(config: Config) -> tuple[str, ...]:

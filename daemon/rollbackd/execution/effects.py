@@ -13,11 +13,12 @@ from typing import TypeVar
 from structlog.typing import FilteringBoundLogger
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting, Staged
+from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting, Staged, refuses_older
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.layers import ASKING, Layers, LookFailed
 from rollbackd.facts import IncidentFact
 from rollbackd.incident.life import Flight, Incident
+from rollbackd.incident.next import ADOPTIONS
 from rollbackd.model import Change, Progress, Verdict
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
@@ -78,22 +79,39 @@ class Effects:
         boundary(f"runner.{flight.what}.done")
         return fact
 
-    async def finish(self, incident: Incident, flight: Flight) -> IncidentFact:
-        """What became of an effect that was cut off too often, or with its host: done by now, or a person's."""
+    def waits_for(self, flight: Flight) -> timedelta:
+        """How long an effect is waited for that another host has begun, and may still do."""
+        if not flight.elsewhere or refuses_older(self.layers.adapters[flight.layer]):
+            return timedelta()
+        return timedelta(seconds=self._limit(flight.layer))
+
+    async def finish(self, incident: Incident, flight: Flight) -> IncidentFact | None:
+        """What became of an effect that was cut off too often, or with its host: done by now, or a person's.
+
+        What another host began and may still do is waited for; None when we are to stop meanwhile.
+        """
+        if flight.elsewhere and flight.adoptions < ADOPTIONS and refuses_older(self.layers.adapters[flight.layer]):
+            return await self.perform(incident, flight)
         why = f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it"
         if flight.elsewhere:
             why = f"{flight.what} {flight.layer} was begun on {flight.elsewhere}, and may still run there"
         self.log.warning("cut off; only looking whether it is done", step=flight.layer, what=flight.what, why=why)
-        try:
-            if await self._is_done(incident, flight, self.layers.adapters[flight.layer]):
-                if flight.what == "apply":
-                    return facts.Applied(
-                        flight.layer, brought=await self.layers.brought(flight.layer, incident.present)
-                    )
-                return _CROSSED[flight.what](flight.layer)
-        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
-            why += f"; whether it is done cannot be told: {self.layers.clean(str(error))}"
-        return facts.Parked(why)
+        deadline = self.clock.monotonic() + self.waits_for(flight).total_seconds()
+        while True:
+            untold = ""
+            try:
+                if await self._is_done(incident, flight, self.layers.adapters[flight.layer]):
+                    if flight.what == "apply":
+                        brought = await self.layers.brought(flight.layer, incident.present)
+                        return facts.Applied(flight.layer, brought=brought)
+                    return _CROSSED[flight.what](flight.layer)
+            except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
+                untold = f"; whether it is done cannot be told: {self.layers.clean(str(error))}"
+            if self.clock.monotonic() >= deadline or await self.aborted():
+                return facts.Parked(why + untold)
+            if self.stopping.is_set():
+                return None
+            await self.clock.sleep(_LOOK_AGAIN)
 
     async def was_overtaken(self, incident: Incident, flight: Flight) -> bool:
         """Whether somebody moved the layer of a step that was begun, and is not tried again, to something else.

@@ -432,13 +432,17 @@ class LayerFactory:
         spawner: Spawner | None,
         clock: Clock,
         clusters: Mapping[str, ClusterSettings] = NO_CLUSTERS,
+        *,
         host: str = "",
+        epoch: int = 0,
     ) -> None:
         """:param spawner: None where nothing is asked of what is built.
 
         :param host: what this host is called, where several share the journal.
+        :param epoch: by which it is driven; 0 where nobody else may drive.
         """
         self._host = host
+        self._epoch = epoch
         self._scratch = scratch
         self._spawner = spawner
         self._clock = clock
@@ -450,7 +454,9 @@ class LayerFactory:
         other = partial(plugins.other_layer, adapters)
         for name, settings in service.layers.items():
             scratch = self._scratch / service.name / name
-            place = Place(service.name, name, scratch, self._spawner, self._clock, reveal, other, self._clusters)
+            place = Place(
+                service.name, name, scratch, self._spawner, self._clock, reveal, other, self._clusters, self._epoch
+            )
             adapters[name] = plugins.build_adapter(settings, place)
         if self._host and service.on not in {"", self._host}:
             why = f"{service.name} is on {service.on}, and this is {self._host}: it cannot be rolled back from here"

@@ -38,6 +38,7 @@ from rollbackd.journal import (
 from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration, whole_seconds
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
@@ -398,15 +399,7 @@ class IncidentDriver:
             case steps.Perform(flight, last):
                 while self._barred() and not self._parts.stopping.is_set():
                     await self._clock.sleep(_GLANCE)
-                fact = await (
-                    self._effects.finish(incident, flight) if last else self._effects.perform(incident, flight)
-                )
-                if fact is None:
-                    await self._news()
-                elif isinstance(fact, facts.Parked):
-                    await self._fact(fact)
-                else:
-                    await self._result(flight, fact)
+                await self._perform(flight, last=last)
             case steps.LookAtGate():
                 results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)
                 await self._fact(facts.Gated(verdict_of(results), results))
@@ -416,6 +409,18 @@ class IncidentDriver:
                 await self._close(step)
             case _:
                 await self._fact(_note(step))
+
+    async def _perform(self, flight: Flight, *, last: bool) -> None:
+        incident = self._incident
+        if last and (limit := self._effects.waits_for(flight)):
+            await self._read_model.tell(_waiting(incident, flight, limit))
+        fact = await (self._effects.finish(incident, flight) if last else self._effects.perform(incident, flight))
+        if fact is None:
+            await self._news()
+        elif isinstance(fact, facts.Parked):
+            await self._fact(fact)
+        else:
+            await self._result(flight, fact)
 
     async def _round(self, incident: Incident, verify: VerifySpec) -> facts.Round | facts.StepSuperseded:
         """One round of verification; it is of what the rollback led to only if that still runs when all was asked."""
@@ -503,6 +508,15 @@ class IncidentDriver:
 
 def _intent(step: steps.Start) -> _Start:
     return _STARTS[step.what](step.layer, step.attempt)
+
+
+def _waiting(incident: Incident, flight: Flight, limit: timedelta) -> facts.Notice:
+    text = (
+        f"{incident.id} waits: {flight.what} {flight.layer} was begun on {flight.elsewhere}, and may still run there. "
+        f"It goes on once that is done, and is yours after {format_duration(whole_seconds(limit))}; to stop waiting: "
+        f"`rollbackd abort {incident.id}`"
+    )
+    return facts.Notice("taken_over", text, incident.service, details={"subject": incident.id})
 
 
 def _leaves(step: steps.Step) -> bool:

@@ -160,6 +160,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def epoch(self) -> int:
+        """Goes up with each process that drives it, where that may be one of several; else 0."""
+        ...
+
+    @property
     def host(self) -> str:
         """The host of who drives it, where that may be another one tomorrow; else empty."""
         ...

@@ -41,6 +41,7 @@ class MemoryJournal:
     subscribers: list[Callable[[Sequence[Record]], None]] = field(default_factory=list)
     trouble: str = ""
     taken: str = ""
+    epoch: int = 0
     host: str = ""
 
     def __post_init__(self) -> None:

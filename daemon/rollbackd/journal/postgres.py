@@ -248,15 +248,15 @@ class PostgresServer(JournalDatabase):
         return [stream for (stream,) in connection.execute(_MISSING, [list(one) for one in zip(*heads, strict=True)])]
 
     def drive(self, epoch: int, barred: Callable[[], str]) -> None:
-        """Write from now on only while this is the epoch of who drives, and connect only while nothing bars that.
+        """Write from now on only while this is the epoch of who drives, and connect for that only while nothing bars it.
 
-        After the server was away the lease's is the first connection, and the others wait for it.
+        After the server was away the lease's is the first connection that writes; the others wait for it.
         """
         self._epoch = epoch
         self._barred = barred
 
     def _connected(self, mode: Mode) -> JournalConnection:
-        if why := self._barred():
+        if mode == "write" and (why := self._barred()):
             raise JournalUnavailable(why)
         return super()._connected(mode)
 

@@ -116,5 +116,9 @@ class PostgresJournal(StoredJournal):
         return self._lease.taken if self._lease is not None else ""
 
     @property
+    def epoch(self) -> int:
+        return self._lease.epoch if self._lease is not None else 0
+
+    @property
     def host(self) -> str:
         return self._lease.host if self._lease is not None else ""

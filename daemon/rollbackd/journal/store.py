@@ -65,6 +65,10 @@ class StoredJournal:
         return ""
 
     @property
+    def epoch(self) -> int:
+        return 0
+
+    @property
     def host(self) -> str:
         return ""
 

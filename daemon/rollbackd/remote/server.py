@@ -27,9 +27,12 @@ from rollbackd.remote.wire import PROTOCOL, Hello, Offer, Refusal, WireAnswer, W
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock, SystemClock
 from rollbackd.system.spawner import Busy, Spawner
+from rollbackd.system.supervisor import write_durably
 
 _TURN = timedelta(seconds=30)
 """How long an effect waits for an earlier one of the same layer: one whose connection was lost, and that goes on."""
+_ASKED_FIRST = ("progress", "inside")
+"""What whoever takes over asks before it does anything."""
 _ROOM = 2**20
 """Bytes in `scratch` without which no change is begun: markers and locks are small."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -61,7 +64,7 @@ class LayerServer:
             )
             for name, adapter in self._adapters.items()
         }
-        return Hello(PROTOCOL, __version__, layers)
+        return Hello(PROTOCOL, __version__, layers, fences=True)
 
     async def answer(self, line: bytes) -> WireAnswer:
         """Do what a request's line asks for; a failure is an answer too."""
@@ -104,8 +107,11 @@ class LayerServer:
         method = wire.method(request.method)
         arguments = method.read(request.params)
         boundary("layer.asked")
+        if method.name in _ASKED_FIRST:
+            self._fence(request)
         if method.effect:
             async with self._alone(request.layer):
+                self._fence(request)
                 result = await getattr(adapter, method.name)(**arguments)
         elif method.name == "progress" and self._spawner.held(_effects_of(request.layer)):
             result = Progress.RUNNING
@@ -126,6 +132,26 @@ class LayerServer:
             finally:
                 fcntl.flock(seen, fcntl.LOCK_UN)
                 os.close(seen)
+
+    def _fence(self, request: WireRequest) -> None:
+        """From now on nobody with a lower epoch moves the layer; one without any is the only daemon there is.
+
+        :raises AdapterError: this one has a lower epoch.
+        """
+        if not request.epoch:
+            return
+        path = self._served.place(request.layer, None, None).scratch / "epoch"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            highest = int(path.read_text()) if path.exists() else 0
+            if request.epoch < highest:
+                raise AdapterError(
+                    f"another daemon has taken {request.layer} over: epoch {highest} was here, this is {request.epoch}",
+                    permanent=True,
+                )
+            if request.epoch > highest:
+                write_durably(path, b"%d\n" % request.epoch)
 
     def _own_problems(self, layer: str) -> list[Problem]:
         scratch = self._served.scratch

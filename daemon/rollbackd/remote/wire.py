@@ -98,6 +98,8 @@ class Hello:
     protocol: int
     version: str
     layers: dict[str, Offer]
+    fences: bool = False
+    """It refuses whoever has a lower epoch than one that asked before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class WireRequest:
     params: dict[str, Any]
     """As JSON values; `Method.read` makes arguments of them."""
     protocol: int = PROTOCOL
+    epoch: int = 0
+    """Of the daemon that asks, where several may drive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +206,10 @@ def _kind(hint: Any) -> TypeAdapter[Any]:
     return TypeAdapter(plain)
 
 
-def request(number: int, layer: str, name: str, params: Mapping[str, Any]) -> bytes:
+def request(number: int, layer: str, name: str, params: Mapping[str, Any], epoch: int = 0) -> bytes:
     """A request's line."""
-    return _line(_REQUEST.dump_python(WireRequest(number, name, layer, method(name).params(params)), mode="json"))
+    asked = WireRequest(number, name, layer, method(name).params(params), epoch=epoch)
+    return _line(_REQUEST.dump_python(asked, mode="json"))
 
 
 def read_request(line: bytes) -> WireRequest:
