@@ -248,7 +248,7 @@ class PostgresServer(JournalDatabase):
         return [stream for (stream,) in connection.execute(_MISSING, [list(one) for one in zip(*heads, strict=True)])]
 
     def drive(self, epoch: int, barred: Callable[[], str]) -> None:
-        """Write from now on only while this is the epoch of who drives, and connect for that only while nothing bars it.
+        """Write from now on only while this is the epoch of who drives, and connect for that while nothing bars it.
 
         After the server was away the lease's is the first connection that writes; the others wait for it.
         """
