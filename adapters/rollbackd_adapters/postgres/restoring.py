@@ -44,7 +44,8 @@ _NOTATION = re.compile(
 """Casts, and parentheses."""
 _UNLOGGED = """
     SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'u'
+    WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
 """
 
 
