@@ -43,9 +43,9 @@ def until_asking(town: Town, service: str, number: int = 1) -> dict[str, Any]:
 
 
 def kinds(town: Town, incident: str) -> list[str]:
-    """The kinds of its facts in order, deliveries and the checks beside it left out."""
+    """The kinds of its facts in order; deliveries, and the checks and measurements beside it, left out."""
     records = town.get(f"incidents/{incident}")["records"]
-    return [one["kind"] for one in records if one["kind"] not in {"Told", "Examined", "Adopted"}]
+    return [one["kind"] for one in records if one["kind"] not in {"Told", "Examined", "Measured", "Adopted"}]
 
 
 def fact(town: Town, incident: str, kind: str) -> dict[str, Any]:

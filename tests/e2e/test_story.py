@@ -66,6 +66,22 @@ def _said(world: World, *arguments: str) -> str:
     return done.stdout
 
 
+def _plot(world: World) -> Any:
+    return world.get(f"{world.api}/api/v1/incidents/shop-1")["plot"]
+
+
+def _measured(world: World) -> tuple[str, float, str]:
+    """What was asked, and what is bad of it; it was well, got bad, and was measured up to the end."""
+    ended = lambda: (found := _plot(world)) is not None and found["marks"][-1]["kind"] == "end"  # noqa: E731
+    wait_until(ended, "what was measured up to the end", 30)
+    plot = _plot(world)
+    assert [one["kind"] for one in plot["marks"]] == ["change", "onset", "decision", "rollback", "end"]
+    known = [value for _, value in plot["points"] if value is not None]
+    assert known[0] < 0.1 < max(known) <= 1
+    assert len(plot["points"]) <= 300
+    return plot["query"], plot["threshold"], plot["limit"]
+
+
 @told
 def test_the_query_rule_alone_finds_it(root: Path) -> None:
     rule = query_rule(window="10s", lasting="4s")
@@ -76,6 +92,7 @@ def test_the_query_rule_alone_finds_it(root: Path) -> None:
             assert re.search(r"\b0\.\d+, above 0\.1 \(> 0\.1 for 4s\): sum by", text)
         assert "shop-1: closed, recovered, P1, rule errors" in _said(world, "incidents", "shop-1")
         assert "alert " not in _said(world, "decisions")
+        assert _measured(world) == (rule["when"]["query"], 0.1, "> 0.1")
 
 
 @told
@@ -88,6 +105,7 @@ def test_the_webhook_alone_finds_it(root: Path) -> None:
             assert "% of the answers are errors" in text
             assert "shop: roll_back (shop-alert, P1)" in text
         assert "rule shop-alert" in incident
+        assert _plot(world) is None, "no Prometheus is asked"
 
 
 @told

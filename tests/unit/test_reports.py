@@ -1,10 +1,12 @@
 """Reports: what is in them is what the journal says, and nothing from outside is markup."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,37 @@ async def test_a_rollback_is_in_its_report_in_the_months_and_in_the_events(house
     assert [error.message for one in read for error in schema.iter_errors(to_jsonable_python(one))] == []
     mine, _ = await house.operations.events(0, service="desk")
     assert {one.service for one in mine} == {"desk"}
+
+
+async def test_rounds_and_trouble_in_the_watch_time_are_in_the_report_and_call_people(tmp_path: Path) -> None:
+    ten = {"settle": "5s", "every": "30s", "passes": 10, "deadline": "10m", "watch": "15m", "checks": ["health"]}
+    house = await opened(tmp_path, (), shop={"verify": ten})
+
+    async def report() -> str:
+        detail = to_jsonable_python(await house.operations.incident("shop-1"))
+        return report_text.markdown(report_text.of_incident(detail)).replace("\\", "")
+
+    await house.event("broken")
+    await house.pass_(timedelta(minutes=8))
+    well = await report()
+    rounds = re.findall(
+        r"^\| ([\d-]+ [\d:]+)Z \| round \| verification good: health, events of broken good \|$", well, re.MULTILINE
+    )
+    assert len(rounds) == 10
+    times = [datetime.fromisoformat(one) for one in rounds]
+    assert {after - before for before, after in pairwise(times)} == {timedelta(seconds=30)}
+    closed = re.findall(r"- \*\*(Closed|Watched until):\*\* (.*)Z", well)
+    (ended, until) = (datetime.fromisoformat(at) for _, at in closed)
+    assert until - ended == timedelta(minutes=15)
+
+    await house.event("worse")
+    again = await report()
+    assert "# shop-1: ineffective" in again
+    assert "- **Why:** in trouble again: worse" in again
+    assert re.search(r"^\| .* \| daemon \| .*worse.* \|$", again, re.MULTILINE), "it is in the timeline"
+    (decision,) = [one for one in await house.operations.decisions("shop") if one.rule == "worse"]
+    assert (decision.action, decision.escalate) == ("refuse", True), "nothing goes back again: people are called"
+    await house.stage.down()
 
 
 async def test_what_is_no_month_is_said(house: House) -> None:

@@ -160,6 +160,7 @@ def _summary(one: View, ended: str, onset: datetime) -> Section:
             ("Trouble since", moment(onset)),
             ("Opened", moment(one["opened"])),
             ("Closed", moment(one["closed"])),
+            ("Watched until", moment(one["watch_until"])),
             ("From", _releases(one["before"])),
             ("To", _releases(one["target"])),
             ("Change blamed", one["change"]),
