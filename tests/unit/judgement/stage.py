@@ -96,7 +96,7 @@ class Stage:
         self.journal.broken = False
         with patch.multiple(
             core,
-            LayerFactory=lambda *_: self.world,
+            LayerFactory=lambda *_, **_given: self.world,
             Prometheus=lambda *_: self.world.prometheus,
             Alertmanager=lambda *_: self.world.alertmanager,
             CheckRunner=lambda _: WorldCheckRunner(self.world),
