@@ -54,12 +54,13 @@ class SmokeChecks:
             yield Recurring(f"check {leaf.check} {service.name}", leaf.every, partial(self.ask, *watched), offset)
 
     async def ask(self, rule: Rule, position: int, leaf: CheckWhen, service: Service) -> None:
-        """Ask once, when it is time for it, and for as long as it fails; while a rollback of the service runs, its
-        verification looks instead.
+        """Ask once, when it is time for it, and for as long as it fails or people are asked; while a rollback of the
+        service runs, its verification looks instead.
         """
-        if self._read_model.of(service.name).acting is not None:
+        ledger = self._read_model.of(service.name)
+        if ledger.acting is not None:
             return
-        goes_on = self._rule_states.track(rule, position, service.name).since is not None
+        goes_on = ledger.open is not None or self._rule_states.track(rule, position, service.name).since is not None
         if leaf.after_change is not None and not goes_on and not self._just_changed(service.name, leaf.after_change):
             self._rule_states.clear(rule, position, service.name)
             return
