@@ -153,10 +153,19 @@ def mismatches(known: DatabaseSchema, present: DatabaseSchema) -> tuple[str, ...
         else:
             found += _mismatches_within(name, table, present.tables[name])
     found += [f"{name} is gone" for name in known.others if name not in present.others and name.startswith(_USED)]
+    for name in sorted(known.others.keys() & present.others.keys()):
+        if name.startswith(_TYPE) and (gone := _values(known.others[name]) - _values(present.others[name])):
+            found.append(f"{name} has no value {', '.join(sorted(gone))} any more")
     return tuple(found)
 
 
-_USED = ("view ", "materialized view ", "function ", "sequence ")
+def _values(text: str) -> set[str]:
+    """The values of an enumeration."""
+    return set(text.split(", "))
+
+
+_TYPE = "type "
+_USED = ("view ", "materialized view ", "function ", "sequence ", _TYPE)
 """What code names in its statements, besides tables."""
 
 

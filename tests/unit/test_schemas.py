@@ -40,6 +40,12 @@ def test_old_code_is_told_what_it_would_miss(present: DatabaseSchema, said: tupl
     assert mismatches(changed(), present) == said
 
 
+def test_an_enumeration_that_is_gone_or_lost_values_is_told() -> None:
+    known = DatabaseSchema(others={"type mood": "bad, good", "type size": "s, m"})
+    present = DatabaseSchema(others={"type mood": "good, new, better"})
+    assert mismatches(known, present) == ("type size is gone", "type mood has no value bad any more")
+
+
 ORDERS = Contents({"orders": 3}, {"orders": {"id": (3, 60), "note": (2, 11)}})
 
 
