@@ -177,3 +177,13 @@ def test_the_hosts_are_listed_with_who_drives_and_the_one_that_drives_can_be_dra
     ]
     fleet.until(lambda: "till can be rolled back again: ops-b drives" in fleet.ear.text(), "that it is over is told")
     assert not fleet.ear.heard("taken_over"), "nobody need look at a host that gave it away"
+
+
+def test_a_hold_on_the_host_that_drives_outlives_it_when_it_is_killed_right_after(fleet: Fleet) -> None:
+    assert drives(fleet.b)
+    (fleet.b.signals / "HOLD").touch()
+    fleet.until(lambda: "@ops-b" in str(fleet.a.ask("GET", "holds")), "the one that stands by knows")
+    fleet.b.stop(kill=True)
+    wait_until(lambda: drives(fleet.a), "it takes over", 60)
+    assert "held on ops-b: HOLD by unix:" in fleet.a.refused("POST", "services/shop/rollback", {})[1]
+    fleet.ear.until_heard("taken_over")
