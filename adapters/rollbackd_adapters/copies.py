@@ -111,7 +111,7 @@ class DataCopy:
         )
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path) -> object:
     """:raises ValueError: it is no JSON, or too deep to be read. OSError: it is not there."""
     try:
         return json.loads(path.read_bytes())
@@ -256,7 +256,7 @@ class CopyStore:
         """Whether the last whole read found something wrong with it."""
         return self._found(copy.name).get("whole") is False
 
-    def _found(self, name: str) -> Mapping[str, Any]:
+    def _found(self, name: str) -> Mapping[str, object]:
         """What the last whole read of a copy found; nothing when there was none."""
         with suppress(OSError, ValueError):
             found = _loaded(self.directory / name / _VERIFIED)

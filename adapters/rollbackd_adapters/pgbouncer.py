@@ -96,7 +96,7 @@ class PgbouncerAdapter(BracketAdapter[PgbouncerSettings]):
 
     # -- the console ----------------------------------------------------------------------------
     @asynccontextmanager
-    async def _console(self) -> AsyncIterator["AsyncConnection[tuple[Any, ...]]"]:
+    async def _console(self) -> AsyncIterator["AsyncConnection[tuple[object, ...]]"]:
         from psycopg import AsyncConnection, Error
 
         settings, layer = self._settings, self._place.layer
@@ -138,13 +138,13 @@ class PgbouncerAdapter(BracketAdapter[PgbouncerSettings]):
         found = await self._row(console)
         return int(found["paused"]) == 1 and int(found["current_connections"]) == 0
 
-    async def _order(self, console: "AsyncConnection[tuple[Any, ...]]", word: str) -> None:
+    async def _order(self, console: "AsyncConnection[tuple[object, ...]]", word: str) -> None:
         from psycopg.sql import SQL, Identifier
 
         await console.execute(SQL(f"{word} {{}}").format(Identifier(self._settings.database)))
 
 
-async def _hung_up(console: "AsyncConnection[tuple[Any, ...]]", asking: asyncio.Future[None]) -> None:
+async def _hung_up(console: "AsyncConnection[tuple[object, ...]]", asking: asyncio.Future[None]) -> None:
     """End a question that may have no answer. psycopg would ask the other side to cancel it, and wait for that."""
     if not asking.done():
         with socket.socket(fileno=os.dup(console.fileno())) as line:

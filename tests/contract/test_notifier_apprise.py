@@ -13,6 +13,7 @@ from rollbackd.adapter import DeliveryError
 from rollbackd.notify.receivers import apprise as receiver
 from rollbackd.notify.receivers.apprise import Apprise, AppriseSettings, sms
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_client import HttpSession
 from tests.contract.test_notifiers import FORMS, a_message
 from tests.fakes.apprise_json import AppriseJsonFake
 from tests.fakes.receiving import Fault, serving
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Deprecati
 
 
 def apprise(url: str, **given: Any) -> Apprise:
-    return Apprise(AppriseSettings(url=Secret(env="URL"), **given), lambda _secret: url, lambda: None)
+    return Apprise(AppriseSettings(url=Secret(env="URL"), **given), lambda _secret: url, HttpSession())
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from rollbackd.notify.receivers.webhook import Webhook, WebhookSettings
 from rollbackd.notify.receivers.webhook import payload as webhook_payload
 from rollbackd.notify.receivers.webhook import schema as webhook_schema
 from rollbackd.syntax.units import Secret
-from rollbackd.system.http_client import retry_after
+from rollbackd.system.http_client import HttpSession, retry_after
 from tests.fakes.clock import START
 from tests.fakes.grafana import TOKEN as GRAFANA_TOKEN
 from tests.fakes.grafana import GrafanaFake
@@ -499,7 +499,7 @@ def settings(smtp: str, **given: Any) -> EmailSettings:
 
 
 def email(given: EmailSettings, password: str = PASSWORD) -> Email:
-    return Email(given, lambda _secret: password, lambda: None)
+    return Email(given, lambda _secret: password, HttpSession())
 
 
 @pytest.mark.needs("openssl")

@@ -93,7 +93,7 @@ def move(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _abandoned(work: Callable[..., None]) -> Callable[..., None]:
-    def abandon(**keywords: Any) -> None:
+    def abandon(**keywords: object) -> None:
         work(**keywords)
         raise Abandoned
 

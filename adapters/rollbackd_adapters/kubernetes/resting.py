@@ -87,13 +87,13 @@ def wakes_from_zero(scalers: Iterable[Object], kind: str, name: str) -> str:
     return ""
 
 
-def scaled_to_zero(workload: Object) -> list[dict[str, Any]]:
+def scaled_to_zero(workload: Object) -> list[dict[str, object]]:
     """The JSON patch that scales a workload to 0, from wherever it is by then."""
     replicas = {"op": "replace", "path": "/spec/replicas", "value": 0}
     return [_tested(("metadata", "uid"), workload["metadata"]["uid"]), replicas]
 
 
-def _set(field: tuple[str, ...], present: Any, value: Any) -> list[dict[str, Any]]:
+def _set(field: tuple[str, ...], present: object, value: object) -> list[dict[str, object]]:
     """The operations that take a field from one value to another; None: it is not there."""
     if present == value:
         return []
@@ -103,7 +103,7 @@ def _set(field: tuple[str, ...], present: Any, value: Any) -> list[dict[str, Any
     return [*tested, {"op": "add", "path": _pointer(field), "value": value}]
 
 
-def _tested(field: tuple[str, ...], value: Any) -> dict[str, Any]:
+def _tested(field: tuple[str, ...], value: object) -> dict[str, object]:
     return {"op": "test", "path": _pointer(field), "value": value}
 
 

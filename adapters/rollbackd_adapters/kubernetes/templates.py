@@ -22,7 +22,7 @@ _CONTAINERS = ("initContainers", "containers")
 _ID_LENGTH = 40
 
 
-def own_template(template: Mapping[str, Any]) -> Template:
+def own_template(template: Mapping[str, object]) -> Template:
     """The template as its workload had it, without what a controller adds to the copy that it keeps, and without the
     digests that we pinned it to.
     """
@@ -35,7 +35,7 @@ def own_template(template: Mapping[str, Any]) -> Template:
     return {**kept, "metadata": metadata}
 
 
-def template_id(template: Mapping[str, Any]) -> str:
+def template_id(template: Mapping[str, object]) -> str:
     """A hash of 40 hex digits over all its content but marks of a restart."""
     plain = own_template(template)
     metadata = plain["metadata"]
@@ -95,7 +95,7 @@ def _with_images(template: Template, endings: Mapping[str, str], *, add: bool) -
     return {**template, "spec": spec}
 
 
-def _with_image(container: Mapping[str, Any], ending: str, *, add: bool) -> Mapping[str, Any]:
+def _with_image(container: Mapping[str, object], ending: str, *, add: bool) -> Mapping[str, object]:
     image = str(container.get("image", ""))
     return {**container, "image": f"{image}{ending}" if add else image.removesuffix(ending)} if ending else container
 
@@ -126,7 +126,7 @@ def images(template: Mapping[str, Any]) -> dict[str, str]:
     return {str(each.get("name")): str(each.get("image", "")) for each in _containers(template.get("spec") or {})}
 
 
-def label_of(template: Mapping[str, Any], revision: str = "") -> str:
+def label_of(template: Mapping[str, object], revision: str = "") -> str:
     """For people: `web:1.4, proxy:2 (revision 7)`."""
     short = ", ".join(dict.fromkeys(image.rpartition("/")[2] for image in images(template).values()))
     return one_line(f"{short} (revision {revision})" if revision else short)

@@ -240,7 +240,7 @@ def schema_digest(path: Path) -> str:
     return hashlib.sha256(b"\n".join(kept)).hexdigest()
 
 
-def _digest(files: Mapping[str, str], facts: Mapping[str, Any]) -> str:
+def _digest(files: Mapping[str, str], facts: Mapping[str, object]) -> str:
     """Of what a copy holds, whenever it was made."""
     held = [sorted(files.items()), facts["schema"], facts["rows"], facts["blobs"]]
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()

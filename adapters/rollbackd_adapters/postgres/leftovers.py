@@ -7,7 +7,7 @@ manifest. Of other tables only the numbers of rows can be compared. Rows go to f
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollbackd.adapter import AdapterError, Difference
 from rollbackd_adapters import lacks
@@ -77,7 +77,7 @@ class Leftovers:
         return (f"written to {path}",)
 
 
-def _newer(table: tuple[str, str], column: str, newest: Any) -> "Composed":
+def _newer(table: tuple[str, str], column: str, newest: object) -> "Composed":
     """The rows that were written after the newest one of a copy; all of them, where the copy has none."""
     if newest is None:
         return sql("SELECT * FROM {}", table)

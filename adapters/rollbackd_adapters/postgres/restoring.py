@@ -129,7 +129,7 @@ class Restores:
 
     # -- what it must be ------------------------------------------------------------------------
     async def check(
-        self, made: Database, copy: DataCopy, directory: Path, present: Mapping[str, Any] | None, lock: Lock
+        self, made: Database, copy: DataCopy, directory: Path, present: Mapping[str, object] | None, lock: Lock
     ) -> tuple[Database, list[Table]]:
         """See that a restored database is what was copied, make it ready to serve, and mark it.
 
@@ -202,7 +202,7 @@ class Restores:
         if about.get("template"):
             await connection.execute(sql("ALTER DATABASE {} IS_TEMPLATE true", name))
 
-    async def _set_one(self, connection: "Connection", where: Any, setting: str, given: str) -> None:
+    async def _set_one(self, connection: "Connection", where: object, setting: str, given: str) -> None:
         from psycopg import Error
 
         try:  # FROM CURRENT takes lists such as `search_path` as they are
@@ -281,7 +281,7 @@ async def _filled(connection: "Connection") -> list[Table]:
     ]
 
 
-def _setting(name: str) -> Any:
+def _setting(name: str) -> object:
     """A parameter's name, which may have a dot."""
     return joined([sql("{}", part) for part in name.split(".")], ".")
 

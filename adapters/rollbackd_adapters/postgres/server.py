@@ -236,7 +236,7 @@ def sql(text: Any, *names: Any) -> "Composed":
     return SQL(text).format(*map(_composed, names))
 
 
-def literal(value: Any) -> "Composable":
+def literal(value: object) -> "Composable":
     from psycopg.sql import Literal
 
     return Literal(value)

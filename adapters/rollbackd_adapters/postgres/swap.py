@@ -90,7 +90,7 @@ class Swap:
         raise AdapterError(f"{text}; the present database serves as before", permanent=False)
 
     async def _try(
-        self, naming: "Connection", ending: "Connection", present: Database, other: Database, rights: Sequence[Any]
+        self, naming: "Connection", ending: "Connection", present: Database, other: Database, rights: Sequence[object]
     ) -> str:
         """One try; empty when the names are changed, else what stood in the way."""
         from psycopg.errors import DuplicateDatabase, LockNotAvailable, ObjectInUse, QueryCanceled

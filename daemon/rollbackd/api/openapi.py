@@ -53,7 +53,7 @@ class _Schemas:
     def __init__(self) -> None:
         self._adapters: dict[tuple[str, str], TypeAdapter[Any]] = {}
 
-    def ref(self, kind: type, *, answer: bool) -> dict[str, Any]:
+    def ref(self, kind: type, *, answer: bool) -> dict[str, object]:
         mode = "serialization" if answer else "validation"
         self._adapters[kind.__name__, mode] = TypeAdapter(kind)
         return {"$ref": _REF.format(model=kind.__name__)}
@@ -67,7 +67,7 @@ class _Schemas:
         return found
 
 
-def _operation(route: ApiRoute, schemas: _Schemas) -> dict[str, Any]:
+def _operation(route: ApiRoute, schemas: _Schemas) -> dict[str, object]:
     operation = _base(f"{route.handler.__name__}", route.summary, route.role)
     found = [_path_parameter(name) for name in _PATH_PART.findall(route.path)] + _query_parameters(route.query)
     if found:
@@ -82,15 +82,15 @@ def _operation(route: ApiRoute, schemas: _Schemas) -> dict[str, Any]:
     return operation
 
 
-def _base(name: str, summary: str, role: str) -> dict[str, Any]:
+def _base(name: str, summary: str, role: str) -> dict[str, object]:
     return {"operationId": name, "summary": summary, "description": f"Needs the role `{role}`."}
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
+def _json(schema: dict[str, object]) -> dict[str, object]:
     return {"application/json": {"schema": schema}}
 
 
-def _failed(schemas: _Schemas) -> dict[str, Any]:
+def _failed(schemas: _Schemas) -> dict[str, object]:
     return {
         "default": {
             "description": "not done",
@@ -99,11 +99,11 @@ def _failed(schemas: _Schemas) -> dict[str, Any]:
     }
 
 
-def _path_parameter(name: str) -> dict[str, Any]:
+def _path_parameter(name: str) -> dict[str, object]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
+def _query_parameters(query: type[Spec]) -> list[dict[str, object]]:
     schema = query.model_json_schema(schema_generator=Written)
     required = schema.get("required", ())
     return [
@@ -112,7 +112,7 @@ def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
     ]
 
 
-def _answered(schemas: _Schemas, done: str, content: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def _answered(schemas: _Schemas, done: str, content: Mapping[str, object], **more: object) -> dict[str, object]:
     """How an operation answers; `more` are its other answers."""
     return {"200": {"description": done, "content": content}, **more, **_failed(schemas)}
 

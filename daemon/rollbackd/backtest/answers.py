@@ -1,7 +1,6 @@
 """A backtest in words and as JSON values. No I/O."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from rollbackd.backtest.report import Account, PlayedDecision, account_json, tally_json
 from rollbackd.backtest.run import Backtest, Variant
@@ -66,7 +65,7 @@ def difference(found: Backtest, variant: Variant) -> str:
     return ", ".join(parts[:_FEW]) + more
 
 
-def backtest_json(found: Backtest) -> dict[str, Any]:
+def backtest_json(found: Backtest) -> dict[str, object]:
     """All of it."""
     return {
         "from": found.start().isoformat(),

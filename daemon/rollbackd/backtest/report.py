@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from statistics import median
-from typing import Any
 
 from rollbackd import facts
 from rollbackd.backtest.play import Played
@@ -195,7 +194,7 @@ def _compared(
 
 
 # -- as JSON values -----------------------------------------------------------------------------
-def tally_json(tally: PlayFigures) -> dict[str, Any]:
+def tally_json(tally: PlayFigures) -> dict[str, object]:
     return {
         "rollbacks": tally.rollbacks,
         "shared": tally.shared,
@@ -206,7 +205,7 @@ def tally_json(tally: PlayFigures) -> dict[str, Any]:
     }
 
 
-def account_json(account: Account) -> dict[str, Any]:
+def account_json(account: Account) -> dict[str, object]:
     return {
         "summary": tally_json(account.tally),
         "decisions": [_decision_json(one) for one in account.decisions],
@@ -226,7 +225,7 @@ def account_json(account: Account) -> dict[str, Any]:
     }
 
 
-def _decision_json(one: PlayedDecision) -> dict[str, Any]:
+def _decision_json(one: PlayedDecision) -> dict[str, object]:
     return {
         "at": one.at.isoformat(),
         "service": one.service,

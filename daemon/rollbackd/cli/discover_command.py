@@ -1,7 +1,7 @@
 """What runs in a cluster, as services to paste into the configuration."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,7 +51,7 @@ def _asked(read: "ConfiguredClusters", adapter: str, cluster: str, namespaces: S
     from rollbackd.system.name_lookup import EventLoop
     from rollbackd.system.spawner import Spawner
 
-    kind: Any = some_adapters(frozenset({adapter})).get(adapter)
+    kind: object = some_adapters(frozenset({adapter})).get(adapter)
     if not isinstance(kind, Discovers):
         raise UsageError(f"adapter {adapter} cannot say what there is; kubernetes can")
 
@@ -77,7 +77,7 @@ def _named(read: "ConfiguredClusters", found: "Sequence[Discovered]") -> "Iterat
             yield name, each
 
 
-def _service(name: str, found: "Discovered") -> dict[str, Any]:
+def _service(name: str, found: "Discovered") -> dict[str, object]:
     return {
         "name": name,
         "mode": "shadow",
@@ -87,7 +87,7 @@ def _service(name: str, found: "Discovered") -> dict[str, Any]:
     }
 
 
-def _text(services: Sequence[Mapping[str, Any]], found: "Sequence[Discovered]") -> str:
+def _text(services: Sequence[Mapping[str, object]], found: "Sequence[Discovered]") -> str:
     """As YAML, with what stands against each as comments above it."""
     import yaml
 

@@ -67,7 +67,7 @@ class AlertCase(Spec):
     def _written(cls, value: object) -> object:
         return labels_of(value) if isinstance(value, str) else value
 
-    def differences(self, found: Mapping[str, Any]) -> list[str]:
+    def differences(self, found: Mapping[str, object]) -> list[str]:
         """What is not as expected, a sentence each; `found` is the API's answer to the alert."""
         return [f"{key}: {_shown(got)}, expected {_shown(want)}" for key, want, got in self._compared(found)]
 
@@ -103,7 +103,7 @@ def _set(names: tuple[str, ...] | None) -> set[str] | None:
     return set(names) if names is not None else None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return (", ".join(sorted(value)) if isinstance(value, set) else str(value)) or "none"
 
 

@@ -194,7 +194,7 @@ class _Builder:
         self.added += node.size
         return node
 
-    def _sequence(self, node: Node, events: Iterator[Any], depth: int) -> None:
+    def _sequence(self, node: Node, events: Iterator[object], depth: int) -> None:
         items: dict[str | int, Node] = {}
         node.items = items
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
@@ -203,7 +203,7 @@ class _Builder:
             node.size += child.size
         node.data = [child.data for child in node.items.values()]
 
-    def _mapping(self, node: Node, events: Iterator[Any], depth: int) -> None:
+    def _mapping(self, node: Node, events: Iterator[object], depth: int) -> None:
         merged: list[Node] = []
         node.keys, node.items = {}, {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
@@ -263,7 +263,7 @@ def _scalar(text: str) -> object:
     return text
 
 
-def _events(text: str) -> Iterator[Any]:
+def _events(text: str) -> Iterator[object]:
     """The parser's events; its errors are worded by the slow parser, whose sentences are the same everywhere."""
     try:
         yield from yaml.parse(text, _LOADER)

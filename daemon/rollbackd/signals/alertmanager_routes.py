@@ -88,7 +88,7 @@ def routing_of(text: str) -> Routing:
         raise ValueError(f"its configuration cannot be read ({type(error).__name__})") from error
 
 
-def _sends_ends(hook: Mapping[str, Any]) -> bool:
+def _sends_ends(hook: Mapping[str, object]) -> bool:
     return bool(hook.get("send_resolved", True))
 
 

@@ -149,7 +149,7 @@ def own_rules(data: Mapping[str, Any]) -> RulesAnswer:
         raise Unusable(f"the answer is no list of rules ({error})") from error
 
 
-def whole_data(body: bytes) -> dict[str, Any]:
+def whole_data(body: bytes) -> dict[str, object]:
     """The `data` of a 200's body, `{"resultType": …, "result": …}`.
 
     :raises Unusable: for anything that is not whole: an error, warnings, a partial response, broken JSON.
@@ -166,11 +166,11 @@ def whole_data(body: bytes) -> dict[str, Any]:
         raise Unusable(f"the answer came with warnings, so it may be partial: {_short(doubts)}")
     if document.get("isPartial") or document.get("partial"):
         raise Unusable("the answer is partial")
-    data: dict[str, Any] = document["data"]
+    data: dict[str, object] = document["data"]
     return data
 
 
-def _parsed(body: bytes) -> Any:
+def _parsed(body: bytes) -> object:
     """The document; a long list of series in it is read later, in pieces.
 
     :raises ValueError: it is no JSON.
@@ -195,7 +195,7 @@ def _parsed(body: bytes) -> Any:
 class LongList(Iterable[Any]):
     """A long list of series, of which a piece is read at a time: reading JSON lets no other thread run."""
 
-    def __init__(self, body: bytes, pieces: Sequence[tuple[int, int]], last: Iterable[Any]) -> None:
+    def __init__(self, body: bytes, pieces: Sequence[tuple[int, int]], last: Iterable[object]) -> None:
         self._body = body
         self._pieces = pieces
         self._last = last
@@ -232,7 +232,7 @@ def _check_piece(piece: bytes) -> None:
         raise Unusable(f"{text}; ask for less in one query")
 
 
-def _doubts(warnings: Any) -> Any:
+def _doubts(warnings: object) -> object:
     """The warnings, without notes on the query itself."""
     if not isinstance(warnings, list):
         return warnings
@@ -272,7 +272,7 @@ def instant_series(data: Mapping[str, Any]) -> tuple[Series, ...]:
         raise Unusable(_malformed(error)) from error
 
 
-def range_series(data: Mapping[str, Any]) -> tuple[RangeSeries, ...]:
+def range_series(data: Mapping[str, object]) -> tuple[RangeSeries, ...]:
     """The series of a range query's data. :raises Unusable: when it is not a matrix of numbers."""
     kind, result = data.get("resultType"), data.get("result")
     if kind != "matrix" or not isinstance(result, list | LongList):

@@ -49,13 +49,13 @@ class QueryThread:
         self._connect = PrometheusConnect(url=url, session=session, retry=Retry(0), timeout=limit)
         self._params = {"timeout": f"{max(1, round(limit * 1000))}ms"}
 
-    def instant(self, query: str, at: datetime | None) -> Mapping[str, Any]:
+    def instant(self, query: str, at: datetime | None) -> Mapping[str, object]:
         """The `data` of an instant query's answer.
 
         :raises Unusable: and whatever requests and urllib3 raise.
         """
         params = self._params if at is None else {**self._params, "time": repr(at.timestamp())}
-        data: Mapping[str, Any] = self._connected().custom_query(query, params=params)
+        data: Mapping[str, object] = self._connected().custom_query(query, params=params)
         return data
 
     def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Mapping[str, Any]:
@@ -97,7 +97,7 @@ class QueryThread:
         self._masked = connection.masked
         return self._connect
 
-    def _checked(self, response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    def _checked(self, response: requests.Response, *_: object, **__: object) -> requests.Response:
         """Check what prometheus-api-client does not look at: status, type, size, warnings."""
         try:
             if response.is_redirect:
@@ -125,7 +125,7 @@ class QueryThread:
 class _Document(requests.Response):
     """Stands in for a response that was read and checked."""
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, object]) -> None:
         super().__init__()
         self.status_code = requests.codes.ok
         self._data = data
@@ -190,16 +190,16 @@ class _Adapter(HTTPAdapter):
         self._alone = alone
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0))
 
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: object) -> None:
         super().init_poolmanager(connections, maxsize, block, **self._tls, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = _pools(self._cut.opened)
 
-    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: object) -> object:
         manager = super().proxy_manager_for(proxy, **self._tls, **proxy_kwargs)
         manager.pool_classes_by_scheme = _pools(self._cut.opened)
         return manager
 
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+    def cert_verify(self, conn: object, url: str, verify: object, cert: object) -> None:
         if not self._alone:
             super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 

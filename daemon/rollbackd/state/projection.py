@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from rollbackd.facts import ClockPassed, Decided, Ended, Escalated, Opening, Record, Rising
 from rollbackd.model import FLEET, service_stream
@@ -42,7 +41,7 @@ class Counts:
         """How a service's incidents ended, by their last outcome."""
         return Counter(self.outcomes.get(service, {}).values())
 
-    def take(self, fact: Any) -> None:
+    def take(self, fact: object) -> None:
         """One more fact."""
         match fact:
             case Opening() if fact.drill:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pydantic_core import from_json
 
@@ -307,8 +306,8 @@ def record_view(record: Record) -> RecordView:
     return RecordView(record.n, record.at, record.actor, kind, sentence(record.fact), _body(body))
 
 
-def _body(body: bytes) -> dict[str, Any]:
-    found: dict[str, Any] = from_json(body)
+def _body(body: bytes) -> dict[str, object]:
+    found: dict[str, object] = from_json(body)
     found.pop("config", None)
     return found
 
@@ -324,7 +323,7 @@ def _round(results: tuple[CheckResult, ...]) -> str:
     return "; ".join(part for part in (_checks(others), f"{good} good" if good else "") if part)
 
 
-def sentence(fact: Any) -> str:  # noqa: C901, PLR0912, PLR0915  # one line a kind of fact
+def sentence(fact: object) -> str:  # noqa: C901, PLR0912, PLR0915  # one line a kind of fact
     """A fact as people read it."""
     match fact:
         case facts.Opened(service, decision, _, plans):
@@ -418,7 +417,7 @@ def _mending(fact: facts.Mending) -> str:
     return f"mending, estimated at {format_duration(fact.length)}{beyond}" + (f": {fact.reason}" if fact.reason else "")
 
 
-def _of_service(fact: Any) -> str:
+def _of_service(fact: object) -> str:
     """A fact of a service, not of an incident."""
     match fact:
         case facts.Changed(state, _, _, incident):

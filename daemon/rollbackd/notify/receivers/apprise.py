@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from threading import Thread
-from typing import Any
 
 from pydantic import model_validator
 
@@ -21,6 +20,7 @@ from rollbackd.notify.messages import plain_text
 from rollbackd.notify.messages.envelope import plain
 from rollbackd.notify.receivers.http_post import LIMIT, Sender
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_client import Session
 
 _SMS = 160
 _SIGNS = str.maketrans({"×": "x", "→": "->"})
@@ -50,7 +50,7 @@ class Apprise(Sender[AppriseSettings]):
     settings_model = AppriseSettings
     who = "apprise"
 
-    def __init__(self, settings: AppriseSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+    def __init__(self, settings: AppriseSettings, reveal: Callable[[Secret], str], http: Callable[[], Session]) -> None:
         super().__init__(settings, reveal, http)
         self._key = ""
         self._work: asyncio.Future[str] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from ssl import CertificateError
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
@@ -18,7 +18,7 @@ from rollbackd.notify.messages import plain_text
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system import http_client
-from rollbackd.system.http_client import HttpError, HttpFailure, Response
+from rollbackd.system.http_client import HttpError, HttpFailure, Response, Session
 from rollbackd.system.http_connection import DIRECT, HttpConnection, connection_of, masked, overlaid
 
 LIMIT = 30.0
@@ -48,7 +48,7 @@ class Sender(Generic[S]):
     longest_answer: ClassVar[int] = 2**20
     """Bytes of an answer whose words matter; what is longer says nothing."""
 
-    def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+    def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Session]) -> None:
         self.said = ""
         """What the other side said to the last message that it took."""
         self._settings = settings

@@ -19,6 +19,7 @@ from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_client import Session
 
 _SUMMARY = 1024
 _DEDUP = 255
@@ -58,7 +59,9 @@ class PagerDuty(Sender[PagerDutySettings]):
     keeps_open = True
     keeps_changes = True
 
-    def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+    def __init__(
+        self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Session]
+    ) -> None:
         super().__init__(settings, reveal, http)
         self._settled: set[str] = set()
         """What was resolved beside a message that is not through yet, so that another try goes on behind it."""
@@ -119,16 +122,16 @@ def change(message: Message, routing_key: str) -> dict[str, Any]:
     return {"routing_key": routing_key, "payload": kept, **_links(message)}
 
 
-def _links(message: Message) -> dict[str, Any]:
+def _links(message: Message) -> dict[str, object]:
     about = plain_text.fit(message.incident or message.service or "rollbackd", 255)
     return {"links": [{"href": message.link, "text": about}]} if message.link else {}
 
 
-def _addressed(action: str, source: str, thread: str, routing_key: str) -> dict[str, Any]:
+def _addressed(action: str, source: str, thread: str, routing_key: str) -> dict[str, object]:
     return {"routing_key": routing_key, "event_action": action, "dedup_key": dedup_key(source, thread)}
 
 
-def _payload(message: Message, limit: int) -> dict[str, Any]:
+def _payload(message: Message, limit: int) -> dict[str, object]:
     details: dict[str, str] = {"key": plain_text.line(message.key)}
     for heading, text in message.lines[:100]:
         name, shown = plain_text.line(heading, 100) or "text", plain_text.paragraph(text, limit)

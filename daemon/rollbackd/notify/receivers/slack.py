@@ -25,6 +25,7 @@ from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.notify.receivers.slack_clicks import block, is_signed
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_client import Session
 from rollbackd.system.http_connection import HttpConnection
 
 _BLOCKS = 50
@@ -102,7 +103,7 @@ class Slack(Sender[SlackSettings]):
             return isinstance(document, dict) and document.get("ok") is True
         return said.strip().lower() == "ok"
 
-    def __init__(self, settings: SlackSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+    def __init__(self, settings: SlackSettings, reveal: Callable[[Secret], str], http: Callable[[], Session]) -> None:
         super().__init__(settings, reveal, http)
         self._posts: dict[str, _Post] = {}
         """The message of each thread."""
@@ -117,7 +118,12 @@ class Slack(Sender[SlackSettings]):
         await self._said(url, payload(message), message, (url, urlsplit(url).path))
 
     async def _said(
-        self, url: str, sent: dict[str, Any], message: Message, secrets: Sequence[str], headers: Mapping[str, str] = {}
+        self,
+        url: str,
+        sent: dict[str, object],
+        message: Message,
+        secrets: Sequence[str],
+        headers: Mapping[str, str] = {},
     ) -> str:
         """The answer to a message, which is sent again as plain text where its blocks are not taken."""
         try:
@@ -150,7 +156,7 @@ class Slack(Sender[SlackSettings]):
         while len(self._posts) > _POSTS:
             del self._posts[next(iter(self._posts))]
 
-    async def _edited(self, ts: str, shown: dict[str, Any], message: Message) -> bool:
+    async def _edited(self, ts: str, shown: dict[str, object], message: Message) -> bool:
         try:
             await self._call("chat.update", shown | {"ts": ts}, message)
         except DeliveryError as error:
@@ -249,7 +255,7 @@ def _escaped(text: str, limit: int) -> str:
     return escaped
 
 
-def _sections(message: Message) -> Iterator[dict[str, Any]]:
+def _sections(message: Message) -> Iterator[dict[str, object]]:
     for heading, text in message.lines:
         start = f"*{_escaped(plain_text.line(heading), 250)}*\n" if heading else ""
         shown = start + _escaped(plain_text.paragraph(text, _SECTION), _SECTION - len(start))

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 from urllib.parse import parse_qsl
 
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
@@ -116,11 +116,11 @@ def is_fresh(timestamp: str, now: datetime) -> bool:
     return abs(now.timestamp() - int(timestamp)) <= FRESH.total_seconds()
 
 
-def block(button: AnswerButton) -> dict[str, Any]:
+def block(button: AnswerButton) -> dict[str, object]:
     """The command, and beside it the button that says the same; it asks once more before it counts."""
     label = button.order.capitalize()
     value = {"of": button.of, **({"asked": button.asked.isoformat()} if button.asked is not None else {})}
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "type": "button",
         "action_id": f"{_PREFIX}{button.order}",
         "text": {"type": "plain_text", "text": label},
