@@ -12,13 +12,14 @@ class ManualClock:
     def __init__(self, start: datetime = START) -> None:
         self._start = start
         self._now = start
+        self._set = timedelta()
         self._moved = asyncio.Event()
 
     def now(self) -> datetime:
         return self._now
 
     def monotonic(self) -> float:
-        return (self._now - self._start).total_seconds()
+        return (self._now - self._set - self._start).total_seconds()
 
     async def sleep(self, length: timedelta) -> None:
         await self.sleep_until(self._now + length)
@@ -32,3 +33,8 @@ class ManualClock:
         self._now += length
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
+
+    def jump(self, length: timedelta) -> None:
+        """Somebody sets the wall time; no time passes."""
+        self._set += length
+        self.advance(length)

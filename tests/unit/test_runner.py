@@ -91,6 +91,16 @@ async def test_the_condition_that_triggered_counts_in_verification(house: House)
     assert incident.outcome is Outcome.INEFFECTIVE
 
 
+async def test_a_clock_that_is_set_forward_ends_no_verification_that_nobody_looked_at(house: House) -> None:
+    await house.open()
+    house.runner.start(INCIDENT)
+    await house.until(lambda: "Round" in house.kinds())
+    house.clock.jump(timedelta(hours=1))
+    await house.until(lambda: "Closed" in house.kinds())
+    assert (await house.incident()).outcome is Outcome.RECOVERED
+    assert house.kinds()[-4:] == ["Round", "Adopted", "Round", "Closed"]
+
+
 # -- before the first step ----------------------------------------------------------------------
 async def test_when_the_guards_object_nothing_is_touched(house: House) -> None:
     house.objection = Objection(Outcome.PASSED, "it went away")

@@ -41,7 +41,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration, whole_seconds
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
+from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.tasks import until_first
 
 _Start = facts.Entering | facts.ApplyStarted | facts.Leaving
@@ -56,8 +56,6 @@ _DISK = timedelta(seconds=2)
 _LOOKS = 3
 _LOOK_AGAIN = timedelta(seconds=5)
 """The pause before the layers are looked at again, when one could not be looked at or was not ready."""
-_SLEPT = 30.0
-"""So many seconds that our clock has and the machine has not are time in which nobody looked."""
 _PARKED = timedelta(seconds=30)
 """How often it is looked at whether somebody moved a layer of an incident that is parked."""
 
@@ -213,7 +211,7 @@ class IncidentDriver:
         self._calm_since: float | None = None
         """Since when the trouble of the question was over at every look; monotonic."""
         self._parked_looked = parts.clock.monotonic()
-        self._awake = (parts.clock.now(), parts.clock.monotonic())
+        self._jumps = JumpWatch(parts.clock)
 
     async def run(self) -> None:
         """Until nothing is left to do, or the daemon stops."""
@@ -224,7 +222,7 @@ class IncidentDriver:
 
     async def _loop(self) -> None:
         while not self._parts.stopping.is_set():
-            if self._slept() and self._incident.carried_out:
+            if self._jumps.look() is not None and self._incident.carried_out:
                 self._adopted = False  # who comes late has time to look, after a sleep as after a restart
             step = await self._next(self._incident)
             if isinstance(step, steps.Stop):
@@ -246,12 +244,6 @@ class IncidentDriver:
                 await self._do(step)
             else:
                 await self._intend()
-
-    def _slept(self) -> bool:
-        """Whether the machine slept, or our clock was set forward, since this was asked last."""
-        then, begun = self._awake
-        now, here = self._awake = (self._clock.now(), self._clock.monotonic())
-        return (now - then).total_seconds() - (here - begun) > _SLEPT
 
     def _calm(self) -> str:
         """Why the trouble of the question has ended: it was over at every look for `CALM`. Empty: it has not."""
