@@ -24,6 +24,7 @@ from rollbackd.journal import (
     Conflict,
     Entry,
     Journal,
+    JournalDamaged,
     JournalInUse,
     JournalRefused,
     JournalTaken,
@@ -35,6 +36,7 @@ from rollbackd.journal import (
     open_journal,
     write_unwritten,
 )
+from rollbackd.journal.database import JournalConnection
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.postgres import PostgresServer
 from rollbackd.journal.unwritten import LostFacts
@@ -212,6 +214,25 @@ async def test_a_server_that_is_away_is_told_and_it_goes_on_by_itself(url: str) 
             (record,) = await journal.append(one())
             assert record.n == 2
             assert (await journal.audit()).broken == ()
+
+
+async def test_a_server_that_became_read_only_is_left_and_is_no_damage(url: str) -> None:
+    """SQLSTATE 25006: a primary of before answers questions, and takes nothing."""
+    server = PostgresServer(url, LOCAL)
+
+    def work(connection: JournalConnection) -> None:
+        if len(tried) == 1:
+            connection.execute("SET TRANSACTION READ ONLY")
+        connection.execute("INSERT INTO cursors (name, seq) VALUES ('x', 1)")
+
+    tried = [server.writer()]
+    with pytest.raises(JournalUnavailable, match="is read only; another server is the primary now") as refused:
+        await asyncio.to_thread(server.write, work)
+    assert not isinstance(refused.value, JournalDamaged)
+    tried.append(server.writer())
+    assert tried[0] is not tried[1], "the next one may be to another server"
+    await asyncio.to_thread(server.write, work)
+    server.disconnect()
 
 
 class Line:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,19 @@ def _killer(loop: asyncio.AbstractEventLoop, order: Path, hang: Callable[[], obj
         time.sleep(0.1)
 
 
+def signalling(number: str, place: str, armed: str) -> Callable[[str], None]:
+    """Signals itself once, at the first boundary of that name or at so manieth of any, counted once a file is there."""
+    passed = count(1)
+    last: list[str] = []
+
+    def hook(name: str) -> None:
+        if not last and os.path.exists(armed) and place in {name, str(next(passed))}:
+            last.append(name)
+            os.kill(os.getpid(), int(number))
+
+    return hook
+
+
 def main() -> int:
     """Until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,6 +125,9 @@ def main() -> int:
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--shift", type=Path)
     parser.add_argument("--kill-at", help="the boundary at which it kills itself")
+    parser.add_argument(
+        "--signal-at", nargs=3, help="a signal, a boundary or the how manieth, from when a file is there"
+    )
     parser.add_argument("--kill-part", type=Path, help="where the name of a part is written that is to be killed")
     parser.add_argument("--hold-up", help="how the event loop is held up once")
     given = parser.parse_args()
@@ -123,7 +140,7 @@ def main() -> int:
         if name == given.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    boundary.hook = kill
+    boundary.hook = signalling(*given.signal_at) if given.signal_at else kill
     return run(given.config, ShiftedClock(given.speed, given.shift))
 
 

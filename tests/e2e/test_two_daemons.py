@@ -1,6 +1,10 @@
 """Two daemons with one journal on PostgreSQL: one drives, the other takes over, and nothing is done twice."""
 
+import http.client
+import os
 import signal
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -11,6 +15,7 @@ from socket import gethostname
 from typing import Any
 
 import pytest
+import yaml
 
 from tests import forks
 from tests.e2e.toy import Ear, Toy
@@ -203,6 +208,102 @@ def test_what_a_host_did_that_lost_its_lease_is_written_late_and_changes_nothing
     ear.until_heard("reported_late")
     assert pair.a.calls.count("begin config co-v1") == 1
     wait_until(lambda: list((pair.a.root / "layers" / "journal.unwritten").iterdir()) == [], "it is not kept any more")
+
+
+def test_a_rollback_without_a_daemon_that_loses_its_lease_begins_no_other_step_and_says_so(pair: Pair) -> None:
+    pair.a.start_with_two_states()
+    assert pair.a.stop() == 0
+    pair.a.touch("wait.config")
+    command = pair.a.beside("rollback", "shop", "--offline", "--yes")
+    pair.a.until_call("begin config co-v1")
+    pair.b.start_beside()
+    wait_until(lambda: "stands by" in pair.b.log, "it stands by")
+    command.process.send_signal(signal.SIGSTOP)
+    pair.b_drives()
+    incident = pair.b.incidents()[0]["id"]
+    command.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: "another daemon drives" in command.errors.read_text(), "it hears that it lost")
+    assert command.process.poll() is None, "the step in hand ends first"
+    pair.a.remove("wait.config")
+    assert command.process.wait(timeout=60) == 1
+    left = f"drives it now; {incident} is left to it, and no other step is begun here"
+    assert left in command.errors.read_text()
+    assert pair.b.until_closed(incident, 60)["outcome"] == "recovered"
+    assert pair.a.calls == ONCE
+
+
+# -- at any instant -----------------------------------------------------------------------------
+KILLS = [4, 12, 19, 27] if "ROLLBACKD_SWEEP" not in os.environ else range(1, 60)
+"""At the how manieth boundary of a rollback; the numbers of a short run are a sample."""
+
+
+def begins(pair: Pair, number: signal.Signals, place: str) -> forks.Fork:
+    """The first daemon, which has begun a rollback and signalled itself in the middle, or come to its end before."""
+    for one in (pair.a, pair.b):
+        layers = {name: {**layer, "fenced": True} for name, layer in one.service()["layers"].items()}
+        one.configure(daemon=yaml.safe_load((one.root / "config.yaml").read_text())["daemon"], layers=layers)
+    pair.a.start_with_two_states("--signal-at", str(int(number)), place, str(pair.a.root / "armed"))
+    pair.b.start_beside()
+    wait_until(lambda: "stands by" in pair.b.log, "it stands by")
+    pair.a.touch("armed")
+    threading.Thread(target=order, args=(pair.a,), daemon=True).start()
+    daemon = pair.a.daemon
+    assert isinstance(daemon, forks.Fork)
+    wait_until(lambda: state_of(daemon) in "TZ" or "leave" in pair.a.calls, "it is signalled")
+    return daemon
+
+
+def order(one: Toy) -> None:
+    """It may be killed, or freeze, before it answers."""
+    with suppress(OSError, http.client.HTTPException):
+        one.ask("POST", "services/shop/rollback", {})
+
+
+def state_of(process: forks.Fork) -> str:
+    """As the kernel calls it: T for one that is stopped, Z for one that has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0]
+    return "Z"
+
+
+def taken_over(pair: Pair) -> None:
+    """The other one goes on to the end of the rollback, which may have to be ordered again, and all was done once."""
+    pair.b_drives()
+    if not pair.b.incidents():
+        pair.b.ask("POST", "services/shop/rollback", {})
+    assert pair.b.until_closed(pair.b.incidents()[0]["id"], 60)["outcome"] == "recovered"
+    assert pair.a.calls == ONCE
+    assert pair.b.command("audit").returncode == 0
+
+
+@pytest.mark.parametrize("number", KILLS)
+def test_killed_anywhere_in_a_rollback_the_other_one_ends_it_and_nothing_is_done_twice(pair: Pair, number: int) -> None:
+    begins(pair, signal.SIGKILL, str(number))
+    pair.a.stop(kill=True)
+    taken_over(pair)
+
+
+@pytest.mark.parametrize("place", ["runner.apply", "runner.enter.done", "journal.before"])
+def test_frozen_anywhere_in_a_rollback_it_loses_to_the_other_one_and_nothing_is_done_twice(
+    pair: Pair, place: str
+) -> None:
+    """Between intent and effect, before the next intent, and in a transaction: until the other one is done with it."""
+    frozen = begins(pair, signal.SIGSTOP, place)
+    taken_over(pair)
+    frozen.send_signal(signal.SIGCONT)
+    assert frozen.wait(timeout=60) == 1, "it ends, to be started anew"
+    pair.a.daemon = None
+    assert pair.a.calls == ONCE
+
+
+def test_frozen_for_less_than_others_wait_it_begins_nothing_until_its_lease_is_renewed(pair: Pair) -> None:
+    frozen = begins(pair, signal.SIGSTOP, "runner.apply")
+    pair.b.stop(kill=True)
+    since = time.monotonic()
+    wait_until(lambda: time.monotonic() - since > 4, "its renewal is too old")
+    frozen.send_signal(signal.SIGCONT)
+    assert pair.a.until_closed(pair.a.incidents()[0]["id"], 60)["outcome"] == "recovered"
+    assert pair.a.calls == ONCE
 
 
 def drives(one: Toy) -> bool:
