@@ -244,7 +244,11 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.EvidenceTaken(checked(Verdict.GOOD), at_end=True), "evidence after the end: health good: it is good"),
     (
         facts.Measured("errors", at(0), minutes(1), (0.5, None, 0.25)),
-        "measured 0.25 to 0.5 around the onset: errors",
+        "measured 0.25 to 0.5 around the onset",
+    ),
+    (
+        facts.Measured("errors", at(0), minutes(1), (0.5,), at_end=True),
+        "measured 0.5 to 0.5 from before the onset to the end",
     ),
     (facts.Approved(), "approved"),
     (facts.Approved("go"), "approved: go"),

@@ -345,9 +345,10 @@ def sentence(fact: object) -> str:  # noqa: C901, PLR0912, PLR0915  # one line a
             return f"late: {what} {layer} {came} on {host}, at {when}; nothing follows from it"
         case facts.EvidenceTaken(results, at_end):
             return f"evidence {'after the end' if at_end else 'while it does not help'}: {_checks(results)}"
-        case facts.Measured(query, _, _, values):
-            known = [value for value in values if value is not None]
-            return f"measured {min(known):g} to {max(known):g} around the onset: {query}"
+        case facts.Measured():
+            known = [value for value in fact.values if value is not None]
+            when = "from before the onset to the end" if fact.at_end else "around the onset"
+            return f"measured {min(known):g} to {max(known):g} {when}"
         case facts.Approved(reason):
             return "approved" + (f": {reason}" if reason else "")
         case facts.Denied(reason):
