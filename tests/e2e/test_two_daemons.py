@@ -224,8 +224,12 @@ def test_a_rollback_without_a_daemon_that_loses_its_lease_begins_no_other_step_a
     command.process.send_signal(signal.SIGCONT)
     wait_until(lambda: "another daemon drives" in command.errors.read_text(), "it hears that it lost")
     assert command.process.poll() is None, "the step in hand ends first"
+    driving = pair.b.daemon
+    assert driving is not None
+    driving.send_signal(signal.SIGSTOP)  # else it may have come to the end before
     pair.a.remove("wait.config")
     assert command.process.wait(timeout=60) == 1
+    driving.send_signal(signal.SIGCONT)
     left = f"drives it now; {incident} is left to it, and no other step is begun here"
     assert left in command.errors.read_text()
     assert pair.b.until_closed(incident, 60)["outcome"] == "recovered"
