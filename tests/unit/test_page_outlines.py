@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import getpass
 import re
 import tempfile
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from rollbackd import __version__
 from rollbackd.views.shapes import IncidentView, StepView, VerificationView
-from tests.fakes.operations import ASKING, CHECKOUT, HOTFIX, NOON, OPENED, FakeOperations
+from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, HOTFIX, NOON, OPENED, FakeOperations
 from tests.fakes.serving import serving
 from tests.unit.test_page import PAGES, REPORTS, Browser, _hostile, browsing
 
@@ -22,7 +23,8 @@ KEPT = Path(__file__).parents[1] / "data/page"
 _VARIES = (
     (re.compile(r"\b[0-9a-f]{64}\b"), "WORD"),
     (re.compile(r"assets/[0-9a-f]+/"), "assets/HASH/"),
-    (re.compile(re.escape(__version__)), "VERSION"),
+    (re.compile(re.escape(f"rollbackd {__version__}")), "rollbackd VERSION"),
+    (re.compile(re.escape(f"unix:{getpass.getuser()}") + r"\b"), "unix:USER"),
     (re.compile(r'name="code" value="[^"]*"'), 'name="code" value="CODE"'),
 )
 _INLINE = frozenset({"a", "span", "strong", "time", "code", "label", "summary", "button", "option", "td", "dd", "th"})
@@ -37,6 +39,9 @@ class Outline(HTMLParser):
         self.lines: list[str] = []
         self._drawing = False
         self.feed(text)
+
+    def handle_decl(self, decl: str) -> None:
+        self.lines.append(f"<!{decl}>")
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if not self._drawing:
@@ -65,7 +70,7 @@ def outline(text: str) -> str:
 
 async def outlines(place: Path) -> AsyncIterator[tuple[str, str]]:
     """Each situation's pages."""
-    async with serving(place / "s.sock") as served, browsing(served) as one:
+    async with serving(place / "s.sock", name="ops-1") as served, browsing(served) as one:
         operations = served.operations
         operations.ask()
         yield "login", await _shown(one, "/login", "/login?code=nonsense", "/login?code=" + await one.link())
@@ -84,12 +89,15 @@ async def outlines(place: Path) -> AsyncIterator[tuple[str, str]]:
         operations.incidents_ = {"checkout-2": _ended()}
         operations.records["checkout-2"] = []
         yield "ended", await _shown(one, "/", "/services/checkout", "/incidents/checkout-2")
-    async with serving(place / "v.sock") as served, browsing(served) as one:
+    async with serving(place / "v.sock", name="ops-1") as served, browsing(served) as one:
         served.operations.ask()
         await one.log_in("viewer")
         yield "viewer", await _shown(one, "/", "/services/checkout", "/incidents/checkout-2")
-    async with serving(place / "n.sock") as served, browsing(served) as one:
+    async with serving(place / "n.sock", name="ops-1") as served, browsing(served) as one:
+        async with one.client.get(f"{served.url}/login") as answer:
+            yield "nobody", outline(await answer.text())
         await one.log_in()
+        served.operations.decided = replace(DECIDED, action="roll_back")
         yield "calm", await _shown(one, "/", "/incidents", "/decisions")
 
 
