@@ -201,8 +201,12 @@ async def test_bookmarks_move_the_version_on(
     await watched(place, world)
     told = watch_of(place, world)
     cluster.namespace()  # somebody else's changes, of which this watch hears nothing
-    fake.bookmarks += 1
-    await until(lambda: told._version == str(fake.store.version), "a bookmark")
+
+    def moved() -> bool:
+        fake.bookmarks += 1  # again, where no watch was open a moment ago
+        return told._version == str(fake.store.version)
+
+    await until(moved, "a bookmark")
     fake.store.compact()
     fake.asked.clear()
     await until(lambda: sum(line.startswith("WATCH") for line in fake.asked) > 1, "the watch after the next")
