@@ -91,9 +91,13 @@ class Standby:
             access = access_of(daemon)
             journal = await open_journal(daemon.journal, self._clock, access)
             checkpoint = Checkpoint(daemon.journal, access)
-            self._core = await build(
-                self._config, journal, self._clock, checkpoint, standing_by=lambda: f"{self._driver} drives"
-            )
+            try:
+                self._core = await build(
+                    self._config, journal, self._clock, checkpoint, standing_by=lambda: f"{self._driver} drives"
+                )
+            except BaseException:
+                await journal.close()
+                raise
         core = self._core
         passing = PassingOn(core.read_model, self._clock, lambda: self._driver)
         app = build_app(core.operations, daemon, reveal, core.slack_orders, passing)
