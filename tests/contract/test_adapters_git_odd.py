@@ -120,6 +120,14 @@ def test_a_submodule_whose_own_repository_is_lost_stops_nothing(repo: Path) -> N
     assert (repo / "app").read_text() == "version 3\n"
 
 
+def test_more_names_than_are_read_of_other_answers_stop_nothing(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        (repo / f"{number}{'x' * 200}").write_text("one of many\n")
+    commit(repo, "many", 4)
+    monkeypatch.setattr("rollbackd_adapters.git.repo.READ_LIMIT", 4096)
+    go(repo)
+
+
 def test_a_dump_that_nobody_overwrites_is_not_read(repo: Path) -> None:
     with (repo / "dump").open("wb") as dump:
         dump.truncate(2**40)

@@ -17,7 +17,7 @@ from typing import TypedDict, Unpack
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
 from rollbackd.system import log
-from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
+from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git.looking import LookingIndex
 from rollbackd_adapters.git.settings import GitSettings
@@ -26,6 +26,8 @@ from rollbackd_adapters.ids import check_own
 LOOK_TIMEOUT = timedelta(seconds=30)
 """For calls that only read this host's disk, at least: a short `timeout` is meant for what changes something."""
 
+LISTED = 256 * 2**20
+"""Bytes of names that are read, some millions of files; of other answers the spawner's own limit."""
 CHECKOUT = ("checkout", "--force", "--quiet", "--no-recurse-submodules")
 SAVED = "refs/rollbackd/*/saved*"
 """What was uncommitted before a change, by its key. Under a name of its own so that it can be dropped by age."""
@@ -118,6 +120,7 @@ class How(TypedDict, total=False):
     stdin: bytes
     timeout: timedelta | None
     cwd: Path | None
+    limit: int
 
 
 class Repo:
@@ -144,6 +147,7 @@ class Repo:
         stdin: bytes = b"",
         timeout: timedelta | None = None,
         cwd: Path | None = None,
+        limit: int = 0,
     ) -> Finished:
         """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called.
 
@@ -158,6 +162,7 @@ class Repo:
                 lock=lock,
                 timeout=timeout or max(self.timeout, LOOK_TIMEOUT),
                 umask=self._umask(),
+                limit=limit or READ_LIMIT,
             )
 
     def _umask(self) -> int:
@@ -178,7 +183,8 @@ class Repo:
 
     async def names(self, *arguments: str, **how: Unpack[How]) -> list[str]:
         """Call git with `-z`; the names, or whole rows, that it printed. :raises AdapterError: as `call`."""
-        return [os.fsdecode(name) for name in (await self._printed(*arguments, **how)).split(b"\0") if name]
+        how["limit"] = LISTED
+        return [name for name in os.fsdecode(await self._printed(*arguments, **how)).split("\0") if name]
 
     async def _printed(self, *arguments: str, **how: Unpack[How]) -> bytes:
         finished = await self.ask(*arguments, **how)
@@ -410,7 +416,7 @@ def failure(path: Path, finished: Finished, *, permanent: bool = False) -> Adapt
     said = _why(finished.stderr.splitlines())
     why = f"{finished.ending}: {said}" if said else finished.ending
     if finished.truncated:
-        why = "it printed more than can be read; make keep_looking smaller"
+        why = "it printed more than can be read" + ("; make keep_looking smaller" if command == "log" else "")
     return AdapterError(f"git {command} in {path}: {why}", permanent=permanent, evidence=finished.tail)
 
 

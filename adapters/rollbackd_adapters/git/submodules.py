@@ -16,8 +16,7 @@ async def risks(repo: Repo, before: str, after: str) -> AsyncIterator[str]:
     """A sentence for each submodule that is to be at another commit in tree `after` than in `before`."""
     if not await asyncio.to_thread(_are_used, repo.path):
         return
-    differ = await repo.call("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after)
-    parts = iter(differ.split("\0"))
+    parts = iter(await repo.names("diff-tree", "-r", "-z", "--raw", "--no-abbrev", "--no-renames", before, after))
     for about, name in zip(parts, parts, strict=False):
         _, mode, _, wanted, _ = about.split()
         if mode == _LINK:
