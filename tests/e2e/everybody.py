@@ -52,4 +52,5 @@ def reachable() -> Iterator[People]:
     web = serving(people.slack, people.pager, people.sms)
     with served(web) as people.base, served(serving_mail(people.mails, None)) as people.server:
         yield people
-    assert [*people.slack.wrong, *people.pager.wrong, *people.sms.wrong, *people.mails.wrong] == []
+    wrong = [*people.slack.wrong, *people.pager.wrong, *people.sms.wrong, *people.mails.wrong]
+    assert wrong == [], wrong

@@ -12,6 +12,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import fromstring
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
@@ -60,14 +61,20 @@ class MailFake:
 
     @staticmethod
     def problems(mail: EmailMessage, raw: bytes) -> list[str]:
-        """What RFC 5322 asks for, and both forms of the text."""
+        """What RFC 5322 asks for, both forms of the text, and beside it a drawing at most."""
         found = [
             f"no {name}" for name in ("From", "To", "Subject", "Date", "Message-ID", "References") if not mail[name]
         ]
         found += [f"two of {name}" for name in set(mail.keys()) if len(mail.get_all(name, [])) > 1]
         found += [f"a line of {len(line)} bytes" for line in raw.split(b"\r\n") if len(line) > 998]
-        kinds = [part.get_content_type() for part in mail.iter_parts()]
-        return found + ([] if kinds == ["text/plain", "text/html"] else [f"parts are {kinds}"])
+        beside = list(mail.iter_attachments()) if mail.get_content_type() == "multipart/mixed" else []
+        for part in beside:
+            name, root = part.get_filename() or "", fromstring(part.get_content())
+            if part.get_content_type() != "image/svg+xml" or not name.endswith(".svg") or not root.tag.endswith("}svg"):
+                found.append(f"{name} beside it is no drawing")
+        text = next(mail.iter_parts()) if beside else mail
+        kinds = [part.get_content_type() for part in text.iter_parts()]
+        return found + ([] if kinds == ["text/plain", "text/html"] and len(beside) < 2 else [f"parts are {kinds}"])
 
 
 def make_certificate(directory: Path) -> tuple[Path, Path]:
