@@ -312,7 +312,8 @@ def test_frozen_for_less_than_others_wait_it_begins_nothing_until_its_lease_is_r
 
 def drives(one: Toy) -> bool:
     """Whether it does, and no longer stands by; in between it does not serve."""
-    return driver(one).endswith(" drives") and "stands by" not in driver(one)
+    said = driver(one)  # asked once: between two answers it may have ceased to serve
+    return said.endswith(" drives") and "stands by" not in said
 
 
 def driver(one: Toy) -> str:
