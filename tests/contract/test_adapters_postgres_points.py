@@ -1,5 +1,6 @@
 """Points in time by pgBackRest, on a real server with a real repository, under a writer that keeps what was acknowledged."""
 
+import asyncio
 import json
 import os
 import re
@@ -22,10 +23,11 @@ from rollbackd.model import Change, Progress
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, perform, place, planned
 from rollbackd_adapters.copies import COPY_ID
-from rollbackd_adapters.postgres import PostgresAdapter
+from rollbackd_adapters.postgres import PostgresAdapter, points
 from rollbackd_adapters.postgres.backup_repository import Backup, BackupRepository, position
 from rollbackd_adapters.postgres.points import Points, time_id
 from rollbackd_adapters.postgres.recovery import LogPoint
+from rollbackd_adapters.postgres.server import fetch
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from tests.contract.test_adapters_postgres import layer
 from tests.contract.test_adapters_postgres_copies import drop_all
@@ -100,9 +102,16 @@ def test_no_commit_before_a_marked_change_is_lost_and_none_after_it_comes_back(
 
 
 def test_a_time_that_nobody_marked_is_reached_also_on_an_idle_server(
-    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path
+    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However slowly it says what time it has."""
     adapter = keeper(archived, tmp_path)
+
+    async def slowly(*asked: Any) -> Any:
+        await asyncio.sleep(0.5)
+        return await fetch(*asked)
+
+    monkeypatch.setattr(points, "fetch", slowly)
     shop.sql("INSERT INTO commits VALUES (1)", database="shop")
     when = now()
     shop.sql("INSERT INTO commits VALUES (2)", database="shop")

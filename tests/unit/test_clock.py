@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.journal import Outgoing
@@ -13,7 +15,7 @@ from rollbackd.notify.messages.envelope import Envelope, encode
 from rollbackd.notify.receiver_queue import OutboxReader, ReceiverQueue
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.rules.tracks import Standing, Track, step
-from rollbackd.system.clock import JumpWatch, SystemClock
+from rollbackd.system.clock import JumpWatch, SystemClock, surely_ahead
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
 
@@ -75,6 +77,21 @@ async def test_who_waits_for_a_time_sees_that_the_clock_was_set_forward() -> Non
     clock.shift = 25 * HOUR
     async with asyncio.timeout(5):
         await waiting
+
+
+# -- the clock of somebody else -----------------------------------------------------------------
+@given(
+    st.timedeltas(timedelta(days=-9), timedelta(days=9)),
+    st.timedeltas(timedelta(), timedelta(days=1)),
+    st.timedeltas(timedelta(), timedelta(days=1)),
+)
+def test_another_clock_is_never_said_to_be_further_off_than_it_is(
+    ahead: timedelta, before: timedelta, after: timedelta
+) -> None:
+    said = surely_ahead(START, START + before + ahead, START + before + after)
+    least, most = ahead - after, ahead + before
+    assert least <= said <= most, "as far as anybody can know"
+    assert timedelta() <= said <= ahead or ahead <= said <= timedelta()
 
 
 # -- jumps --------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import surely_ahead
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
 from rollbackd_adapters.base import LayerPart
@@ -64,7 +65,7 @@ class WalState:
     superuser: str
     """The role that the server was made with."""
     ahead: timedelta
-    """By how much its clock is ahead of ours."""
+    """By how much its clock is surely ahead of ours; negative: behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Points(LayerPart[PostgresSettings]):
     async def _state(self, connection: "Connection") -> WalState:
         asked = self._clock.now()
         system, lsn, segment, timeline, version, superuser, theirs = (await fetch(connection, _STATE))[0]
-        ours = asked + (self._clock.now() - asked) / 2
-        return WalState(system, lsn, segment, timeline, version, superuser, theirs - ours)
+        ahead = surely_ahead(asked, theirs, self._clock.now())
+        return WalState(system, lsn, segment, timeline, version, superuser, ahead)
 
     async def mark(self, name: str) -> LogPoint:
         """Set a mark: what was committed before this is in it."""

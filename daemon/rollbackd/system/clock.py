@@ -91,6 +91,14 @@ class JumpWatch:
                 await jumped(self._length)
 
 
+def surely_ahead(asked: datetime, theirs: datetime, answered: datetime) -> timedelta:
+    """By how much a clock is ahead of ours at least, that was read between two readings of ours; negative: behind.
+
+    It is nothing where both may be one clock, however long the answer took.
+    """
+    return max(theirs - answered, timedelta()) + min(theirs - asked, timedelta())
+
+
 def boot_microseconds() -> int:
     """CLOCK_MONOTONIC as systemd wants it told."""
     return time.monotonic_ns() // 1000
