@@ -36,9 +36,9 @@ class Shop:
         (self.conf / "app.json").write_text(json.dumps({"version": version}))
         (self.conf / ".env").write_text(f"TOKEN=secret-{version}\n")
 
-    def configure(self, schedules: list[dict[str, Any]], **changes: Any) -> None:
+    def configure(self, schedules: list[dict[str, Any]], auto: bool = True, **changes: Any) -> None:
         layers = {
-            "config": {"adapter": "files", "paths": [str(self.conf)], "room": "1B"},
+            "config": {"adapter": "files", "paths": [str(self.conf)], "room": "1B", "auto": auto},
             "code": {"adapter": "git", "repo": str(self.code), "room": "1B"},
         }
         given = {"layers": layers, "plans": {"default": ["config"]}, **changes}
@@ -148,7 +148,7 @@ def _facts(shop: Shop, kind: str) -> list[dict[str, Any]]:
 
 
 def test_the_newest_whole_one_is_used_and_copies_elsewhere_when_none_is_left(shop: Shop) -> None:
-    shop.configure([{"snapshot": "shop/config", "cron": "0 2 1 1 *", "offsite": shop.offsite}])
+    shop.configure([{"snapshot": "shop/config", "cron": "0 2 1 1 *", "offsite": shop.offsite}], auto=False)
     shop.toy.start()
     for version in ("v1", "v2", "v3"):
         shop.write(version)
