@@ -5,7 +5,7 @@ another one counts from after it first saw that renewal, and takes the row after
 which every transaction that writes compares, so that one who froze in between writes nothing any more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from random import random
 from threading import Event, Thread
@@ -33,9 +33,7 @@ _REMEMBERED = """
     INSERT INTO cursors (name, seq) VALUES ('epoch', ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq
 """
 """Which a journal takes along when it moves."""
-_RENEWED = """
-    UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ? RETURNING (SELECT seq FROM newest)
-"""
+_RENEWED = "UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ? RETURNING true"
 _RELEASED = "UPDATE driver SET process = '' WHERE epoch = ? AND process = ?"
 
 
@@ -61,8 +59,6 @@ class Lease:
         self.taken = ""
         """Who has it instead of us from now on, as a sentence; else empty."""
         self._stays = False
-        self.heard: Callable[[int], object] = lambda _: None
-        """Called with each renewal, on its thread: the number of the newest fact, whoever wrote it."""
         self._ended = Event()
         self._thread = Thread(target=self._renew, name="journal-lease", daemon=True)
         self._log = log.get("journal")
@@ -161,11 +157,7 @@ class Lease:
     def _is_renewed(self, connection: PostgresConnection) -> bool:
         if self.server.lost:
             raise JournalTaken(self.server.lost)
-        newest = scalar(connection, _RENEWED, self.epoch, self._process)
-        if newest is None:
-            return False
-        self.heard(newest)
-        return True
+        return scalar(connection, _RENEWED, self.epoch, self._process) is not None
 
     @contextmanager
     def _connection(self) -> Iterator[PostgresConnection]:

@@ -1,11 +1,9 @@
 """The journal on PostgreSQL: what is looked at before it is used."""
 
-import asyncio
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Self
 
-from rollbackd.journal.contract import JournalUnavailable, Member
+from rollbackd.journal.contract import Member
 from rollbackd.journal.database import JournalConnection, scalar
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.place import Access
@@ -13,8 +11,7 @@ from rollbackd.journal.postgres import PostgresConnection, PostgresServer
 from rollbackd.journal.postgres_schema import refuse_unready
 from rollbackd.journal.reading import refuse_foreign
 from rollbackd.journal.store import StoredJournal
-from rollbackd.system.clock import Clock
-from rollbackd.system.tasks import end
+from rollbackd.system.clock import Clock, surely_ahead
 
 _ATTENDS = """
     INSERT INTO members (host, process, version, ahead) VALUES (?, ?, ?, ?)
@@ -33,11 +30,6 @@ class PostgresJournal(StoredJournal):
     """Tables of a server, which are made and changed by `rollbackd journal migrate` alone."""
 
     _lease: Lease | None = None
-
-    def __init__(self, database: PostgresServer, clock: Clock) -> None:
-        super().__init__(database, clock)
-        self._catching_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._catching_up.set_result(None)
 
     @classmethod
     async def open(cls, url: str, clock: Clock, access: Access, lease: Lease | None = None) -> Self:
@@ -58,9 +50,6 @@ class PostgresJournal(StoredJournal):
             return connection.last_fact()
 
         await journal.prepare(lambda: server.read(ready))
-        if lease is not None:
-            loop = asyncio.get_running_loop()
-            lease.heard = lambda newest: loop.call_soon_threadsafe(journal._heard_of, newest)
         return journal
 
     async def look(self) -> int:
@@ -70,31 +59,13 @@ class PostgresJournal(StoredJournal):
             self._wake()
         return self._newest
 
-    def _heard_of(self, newest: int) -> None:
-        """A host that does not drive may write, too: what was done there before it lost."""
-        if newest > self._newest and not self._closed and self._catching_up.done():
-            self._catching_up = asyncio.ensure_future(self._catch_up())
-
-    async def _catch_up(self) -> None:
-        with suppress(JournalUnavailable):
-            if records := await self.since(self._newest):
-                self._moved(records)
-
-    async def close(self) -> None:
-        if self._lease is not None:
-            self._lease.heard = lambda _: None
-        await end([self._catching_up])
-        await super().close()
-
     async def attend(self, host: str, process: str, version: str) -> timedelta:
         def said(connection: JournalConnection, _now: datetime) -> timedelta:
             asked = self._clock.now()
             there = scalar(connection, "SELECT clock_timestamp()")
-            took = self._clock.now() - asked
-            ahead = asked + took / 2 - there
-            sure: timedelta = max(abs(ahead) - took / 2, timedelta()) * (1 if ahead > timedelta() else -1)
-            connection.execute(_ATTENDS, (host, process, version, sure.total_seconds()))
-            return sure
+            ahead = -surely_ahead(asked, there, self._clock.now())
+            connection.execute(_ATTENDS, (host, process, version, ahead.total_seconds()))
+            return ahead
 
         return await self._effect(said)
 
