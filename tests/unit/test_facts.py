@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,11 +15,16 @@ import rollbackd_adapters
 from rollbackd import facts
 from rollbackd.cli import incident_text, outcome_report
 from rollbackd.execution import incident_clocks
+from rollbackd.facts import Record
 from rollbackd.incident.clocks import due, next_due
+from rollbackd.incident.fold import evolve
+from rollbackd.incident.life import Incident
+from rollbackd.journal import unwritten
 from rollbackd.policy import ledger
 from rollbackd.snapshots import history
-from tests.unit.builders import at, minutes
+from tests.unit.builders import Story, at, entered, minutes, plain, stepped, whole
 from tests.unit.test_incident_clocks import PEOPLE, asking, story
+from tests.unit.test_presenters import SENTENCES
 
 PRODUCT = [Path(one.__path__[0]) for one in (rollbackd, rollbackd_adapters)]
 ALL = set(get_args(facts.Fact))
@@ -75,6 +80,26 @@ def test_the_timekeeper_reads_every_fact_of_an_incident_but_those_that_nothing_c
         before = (due(told.incident, PEOPLE, None, at(31)), next_due(told.incident, PEOPLE, at(0)))
         told.wait(minutes(1)).tell(facts.Adopted("boot/1"), facts.Told("pager", "opened", "1"), measured)
         assert (due(told.incident, PEOPLE, None, at(31)), next_due(told.incident, PEOPLE, at(0))) == before
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        lambda: whole().tell(facts.Entering("traffic")),
+        lambda: entered().tell(facts.ApplyStarted("code")),
+        lambda: stepped().tell(facts.Leaving("traffic")),
+    ],
+    ids=["enter", "apply", "leave"],
+)
+def test_what_could_not_be_written_is_missing_until_nothing_is_in_flight(begun: Callable[[], Story]) -> None:
+    def flying(incident: Incident) -> set[type]:
+        """The kinds after which something is in flight."""
+        told = [Record(99, "incident:shop-1", incident.n + 1, at(20), "daemon", fact) for fact, _ in SENTENCES]
+        return {type(record.fact) for record in told if evolve(incident, record).flight is not None}
+
+    kinds = set(get_args(facts.IncidentFact))
+    assert flying(plain().incident) == set(unwritten._BEGUN)
+    assert kinds - flying(begun().incident) == set(unwritten._OVER)
 
 
 def test_the_past_of_snapshots_is_made_of_every_kind_that_it_folds() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollbackd.facts import Record, SignalHolds, encode, kinds
 from rollbackd.journal.chain import link
-from rollbackd.journal.contract import Arrived, Conflict, Entry, Receipt, Received
+from rollbackd.journal.contract import ANSWERED, Arrived, Conflict, Entry, Receipt, Received
 from rollbackd.journal.database import AMONG, JournalConnection, Row, scalar, stamp, storable
 
 _HEADS = f"SELECT stream, n, hash FROM heads WHERE stream {AMONG}"
@@ -16,8 +16,6 @@ _HELD = "SELECT max(seq) FROM facts WHERE kind = ?"
 _INBOX = "inbox (key, source, at, seen, body, handled)"
 _HANDLED = f"UPDATE inbox SET handled = 1 WHERE id {AMONG}"
 _ANSWERED = "UPDATE inbox SET source = ?, body = ?, handled = 1 WHERE id = ?"
-ANSWERED = "answer"
-"""The source of a row whose body is what became of it."""
 _SEEN = f"UPDATE inbox SET seen = ? WHERE key {AMONG}"
 
 Answer = Any

@@ -10,6 +10,8 @@ from rollbackd.model import DAEMON
 from rollbackd.system.clock import Clock
 
 T = TypeVar("T")
+ANSWERED = "answer"
+"""The source of a row of the inbox whose body is what became of it."""
 
 
 class Conflict(Exception):  # noqa: N818  # it is an answer, not an error: fold and decide again

@@ -8,6 +8,7 @@ from typing import Any
 
 from rollbackd.facts import FleetFact, IncidentFact, Record, ServiceFact, SignalHolds
 from rollbackd.journal.contract import (
+    ANSWERED,
     Arrived,
     AuditReport,
     Conflict,
@@ -142,12 +143,12 @@ class MemoryJournal:
 
     async def answer(self, row: int, body: bytes) -> None:
         (found,) = (one for one in self.inbox.values() if one.id == row)
-        self.inbox[found.key] = replace(found, source="answer", body=body)
+        self.inbox[found.key] = replace(found, source=ANSWERED, body=body)
         self.done.add(row)
 
     async def answer_to(self, key: str) -> bytes | None:
         found = self.inbox.get(key)
-        return found.body if found is not None and found.source == "answer" else None
+        return found.body if found is not None and found.source == ANSWERED else None
 
     async def arrived(self, source: str, since: datetime) -> list[Arrived]:
         return [row for row in self.inbox.values() if row.source == source and row.seen >= since]

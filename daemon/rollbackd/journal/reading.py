@@ -6,8 +6,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from rollbackd.facts import KINDS, Moved, Record, decode, kinds
-from rollbackd.journal.batch import ANSWERED
-from rollbackd.journal.contract import Arrived, JournalRefused
+from rollbackd.journal.contract import ANSWERED, Arrived, JournalRefused
 from rollbackd.journal.database import AMONG, JournalConnection, Row, scalar, stamp, too_new, unreadable, unstamp
 
 _FACTS = "SELECT seq, stream, n, at, actor, kind, body FROM facts"

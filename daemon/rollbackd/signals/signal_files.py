@@ -111,6 +111,9 @@ class SignalFiles:
             )
         return found.st_dev, found.st_ino
 
+    def _actor(self, uid: int) -> str:
+        return f"unix:{_user(uid)}{self._of_host}"
+
     def trouble(self) -> str:
         """Why the directory cannot be trusted now, as a sentence. Everything is held then, and no order is taken."""
         try:
@@ -166,7 +169,7 @@ class SignalFiles:
             name = readable(name)
             return HoldFile(name, "daemon", f"{name} cannot be looked at: {error.strerror}")
         name = readable(name)
-        actor = f"unix:{_user(found.st_uid)}{self._of_host}"
+        actor = self._actor(found.st_uid)
         try:
             until, reason = _hold_text(_read(path))
         except OSError as error:
@@ -234,7 +237,7 @@ class SignalFiles:
             return None
         if self._clock.monotonic() - seen.since < STILL.total_seconds():
             return None
-        actor = f"unix:{_user(found.st_uid)}{self._of_host}"
+        actor = self._actor(found.st_uid)
         try:
             fields = _fields(_read(path))
             _check_command(verb, service, fields, services)
