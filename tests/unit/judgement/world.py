@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import cycle
 from typing import Any, cast
 
@@ -275,7 +276,7 @@ class WorldPrometheus:
     def _asked(self, query: str, service: str, time: datetime) -> float | None:
         """What a query is at a time; what it counts is so many in a minute."""
         name, window = _windowed(query)
-        times = [time - _PACE * n for n in range(int(window / _PACE))] or [time]
+        times = (time - _PACE * n for n in range(int(window / _PACE))) if window >= _PACE else (time,)
         values = [value for each in times if (value := self._at(name, service, each)) is not None]
         counted = window / _MINUTE if "increase(" in query else 1.0
         return sum(values) / len(values) * counted if values else None
@@ -307,6 +308,7 @@ _OF_PACK = (
 """What the queries of the pack `http` ask, the first that fits."""
 
 
+@cache
 def _windowed(query: str) -> tuple[str, timedelta]:
     """The name of what is measured, and over how long."""
     found = re.fullmatch(r"(?:avg_over_time|increase)\((\w+)\[(\d+[ms])\]\)", query)
@@ -320,7 +322,10 @@ def _windowed(query: str) -> tuple[str, timedelta]:
 
 
 def _at(reading: Reading, time: datetime) -> float | None:
-    return next((value for since, value in reversed(reading.course) if since <= time), None)
+    for since, value in reversed(reading.course):
+        if since <= time:
+            return value
+    return None
 
 
 @dataclass
