@@ -66,9 +66,10 @@ class MemoryJournal:
     ) -> tuple[Record, ...]:
         del urgent  # it has no reserve
         self._writable()
-        held = max((one.seq for one in self.records if isinstance(one.fact, SignalHolds)), default=0)
-        if heeding is not None and heeding < held:
-            raise Conflict(f"signal files hold something else since #{held}")
+        if heeding is not None:
+            held = max((one.seq for one in self.records if isinstance(one.fact, SignalHolds)), default=0)
+            if heeding < held:
+                raise Conflict(f"signal files hold something else since #{held}")
         return self._append(entries, handled)
 
     def _append(self, entries: Sequence[Entry], handled: Sequence[int] = ()) -> tuple[Record, ...]:
