@@ -16,7 +16,7 @@ from tests.unit.judgement.stage import Stage
 from tests.unit.judgement.told import Told, name_of
 
 _HERE = Path(__file__).parent
-SHELF: Mapping[str, Any] = yaml.safe_load((_HERE / "rules.yaml").read_text())
+SHELF: Mapping[str, Any] = yaml.load((_HERE / "rules.yaml").read_text(), yaml.CSafeLoader)
 """Rules that situations name."""
 _HISTORY = "Sun 10:00 ran v1, good"
 _USUAL = {"errors": 0.01, "requests": 1000.0, "orders": 40.0, "latency": 0.2, "down": 0.0}
@@ -73,7 +73,7 @@ class _File(RootModel[Chapter]):
 def chapters() -> tuple[Chapter, ...]:
     """All of them, in the order of their files' names."""
     paths = sorted((_HERE / "situations").glob("*.yaml"))
-    return tuple(_shared(_File.model_validate(yaml.safe_load(path.read_text())).root) for path in paths)
+    return tuple(_shared(_File.model_validate(yaml.load(path.read_text(), yaml.CSafeLoader)).root) for path in paths)
 
 
 def _shared(chapter: Chapter) -> Chapter:
