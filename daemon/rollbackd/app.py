@@ -375,6 +375,8 @@ class DaemonProcess:
         if self._lease is not None and not self._stays:  # who stands by need not wait for the rest
             await end(self._tasks)
             await self._core.rest()
+            if not self.gives_away:
+                await self._core.membership.leave()
             await asyncio.to_thread(self._lease.release)
         await self._server.stop()
         await end(self._tasks)
@@ -414,11 +416,12 @@ async def _serve(path: Path, clock: Clock) -> bool:
     url, access = daemon.journal, access_of(daemon)
     place = _JournalPlace(url, access, clock, unwritten_of(daemon))
     standby = Standby(path, loaded.config, untold, clock, place.report_late) if daemon.standby else None
+    name = daemon.here if standby is not None else ""
     opened = False
     try:
         if standby is not None:
             standby.watch_signals()
-        async with driving(url, access, clock, process_name(), daemon.whereabouts, standby) as lease:
+        async with driving(url, access, clock, process_name(), daemon.whereabouts, standby, name) as lease:
             known = await standby.close() if standby is not None else None
             journal = await place.open(lease)
             core = await build(loaded.config, journal, clock, Checkpoint(url, access), known)
@@ -428,6 +431,8 @@ async def _serve(path: Path, clock: Clock) -> bool:
                 await core.read_model.tell(self_notices.taken_over(lease.host, lease.predecessor))
             return await _run(DaemonProcess(path, loaded.config, core, lease), lease, clock)
     except asyncio.CancelledError:
+        if standby is not None and standby.taken is not None:
+            raise standby.taken from None
         if standby is None or standby.again is None:
             raise
         return standby.again

@@ -15,7 +15,7 @@ from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build
-from rollbackd.journal import JournalUnavailable, open_journal
+from rollbackd.journal import JournalTaken, JournalUnavailable, open_journal
 from rollbackd.notify.untold import Untold
 from rollbackd.page import add_page
 from rollbackd.state.checkpoint import Checkpoint
@@ -41,6 +41,9 @@ class Standby:
         self._report_late = report_late
         self.again: bool | None = None
         """Whether to execute anew, once it was told to end; None: it was not."""
+        self.taken: JournalTaken | None = None
+        """Why it ends, though nobody told it to."""
+        self._end: Callable[[], object] = bool
         self._driver = ""
         self._said = ""
         self._core: Core | None = None
@@ -52,10 +55,11 @@ class Standby:
         """End the task that waits when the process is told to stop, or to execute itself anew."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
+        self._end = task.cancel
 
         def stop(again: bool) -> None:
             self.again = again
-            task.cancel()
+            self._end()
 
         def reload() -> None:
             try:
@@ -119,6 +123,9 @@ class Standby:
         while True:
             try:
                 await work()
+            except JournalTaken as error:
+                self.taken = error
+                self._end()
             except JournalUnavailable as error:
                 self._log.warning("the journal cannot be used; trying again", error=str(error))
             except Exception:  # noqa: BLE001  # as a root task of the daemon does: it must survive
@@ -133,5 +140,7 @@ class Standby:
             await server.stop()
         if core is None:
             return None
+        if self.again is False:
+            await core.membership.leave()
         await core.close(save=False)
         return core.read_model.known

@@ -43,6 +43,7 @@ from rollbackd.journal.unwritten import LostFacts
 from rollbackd.model import incident_stream
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import SystemClock
+from rollbackd.system.tasks import end
 from tests.postgres_journal import LOCAL, ROLE, journal_server, new_journal, prepare, url_of
 from tests.servers import Postgres, pgbouncer, postgres_server, wait_until
 from tests.unit.builders import Story
@@ -462,8 +463,8 @@ def caught_up(primary: Postgres, standby: Postgres) -> None:
 
 
 # -- one driver ---------------------------------------------------------------------------------
-def lease(url: str, process: str, host: str) -> Lease:
-    return Lease(PostgresServer(url, LOCAL), process, host)
+def lease(url: str, process: str, host: str, member: str = "") -> Lease:
+    return Lease(PostgresServer(url, LOCAL), process, host, member)
 
 
 async def test_a_second_daemon_is_refused_while_the_first_one_lives(url: str) -> None:
@@ -479,14 +480,15 @@ async def test_a_second_daemon_is_refused_while_the_first_one_lives(url: str) ->
 
 
 async def test_one_that_froze_loses_to_who_took_over_and_writes_nothing_any_more(url: str) -> None:
-    frozen, other = lease(url, "boot/1", "ops-1"), lease(url, "boot/2", "ops-2")
+    frozen, other = lease(url, "boot/1", "ops-1", "desk"), lease(url, "boot/2", "ops-2", "desk")
     assert await asyncio.to_thread(frozen.look) == ""
     async with opened(url, LOCAL, frozen) as journal:
         await journal.append(one())
+        await journal.attend("desk", "boot/1", "1.0")
         started = CLOCK.monotonic()
         while holder := await asyncio.to_thread(other.look):
             assert holder == "ops-1, process 1"
-            assert not other.alive
+            assert (other.alive, other.named) == (False, False)
             await CLOCK.sleep(timedelta(milliseconds=100))
         assert CLOCK.monotonic() - started >= 5
         assert "is not known" in journal.trouble
@@ -499,10 +501,39 @@ async def test_one_that_froze_loses_to_who_took_over_and_writes_nothing_any_more
         assert not frozen._thread.is_alive(), "the daemon ends with it"
         assert "ops-2 drives it now" in journal.trouble
         async with opened(url, LOCAL, other) as theirs:
+            with pytest.raises(JournalTaken, match="another daemon is called desk now; this one ends"):
+                async with opened(url) as ours:
+                    await ours.attend("desk", "boot/1", "1.0")
+            await theirs.attend("desk", "boot/2", "1.0")
             (record,) = await theirs.append(one())
             assert record.n == 2
             with pytest.raises(Conflict):
                 await theirs.append(Entry("x", Adopted("late"), follows=1))
+
+
+async def test_a_second_process_of_one_name_is_refused_while_the_first_one_lives(url: str) -> None:
+    async def stand_by(_holder: str, _trouble: JournalUnavailable | None) -> None:
+        raise AssertionError("it stands by, too")
+
+    async def attends(journal: Journal) -> None:
+        while True:
+            await journal.attend("ops-1", "boot/1", "1.0")
+            await CLOCK.sleep(timedelta(milliseconds=200))
+
+    async with driving(url, LOCAL, CLOCK, "boot/1", "desk on ops-1"), opened(url) as journal:
+        await journal.attend("ops-1", "boot/1", "1.0")
+        living = asyncio.create_task(attends(journal))
+        said = r"another daemon is called ops-1 and lives, as process 1 on its host; give each its own `daemon\.host`"
+        with pytest.raises(JournalInUse, match=said):
+            async with driving(url, LOCAL, CLOCK, "boot/2", "desk on ops-1", stand_by, "ops-1"):
+                raise AssertionError("it drives, too")
+        await end((living,))
+        await journal.leave("ops-1", "boot/1")
+        (member,) = await journal.members()
+        assert (member.process, member.drives) == ("", False)
+        with pytest.raises(AssertionError, match="it stands by, too"):
+            async with driving(url, LOCAL, CLOCK, "boot/2", "desk on ops-1", stand_by, "ops-1"):
+                pass
 
 
 async def test_a_lease_outlives_a_server_that_was_away(url: str) -> None:

@@ -91,6 +91,13 @@ def test_an_alert_that_is_posted_to_it_goes_back_once(fleet: Fleet) -> None:
     assert fleet.a.calls.count("begin code co-v1") == 1
 
 
+def test_another_one_of_its_name_is_refused_and_says_so(fleet: Fleet) -> None:
+    refused = fleet.b.command("run")
+    assert refused.returncode == 1
+    assert "another daemon is called ops-b and lives" in refused.stderr
+    assert [one["host"] for one in fleet.a.ask("GET", "members")["members"]] == ["ops-a", "ops-b"]
+
+
 def test_an_order_that_is_given_to_it_is_answered_by_who_drives(fleet: Fleet) -> None:
     assert fleet.b.ask("PUT", "holds/shop", {"reason": "by b"})["done"] == "shop is held: no step is started"
     assert fleet.held() == ["token:desk"]

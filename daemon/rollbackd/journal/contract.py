@@ -253,8 +253,12 @@ class Journal(Protocol):
     async def attend(self, host: str, process: str, version: str) -> timedelta:
         """Say that a member lives; how far its clock is ahead of the database's at least. Nothing where one is alone.
 
-        :raises JournalUnavailable: nobody heard.
+        :raises JournalTaken: another process has that name. JournalUnavailable: nobody heard.
         """
+        ...
+
+    async def leave(self, host: str, process: str) -> None:
+        """Say that a member ends, so that whoever has its name next need not wait."""
         ...
 
     async def members(self) -> list[Member]:

@@ -23,14 +23,21 @@ StandBy = Callable[[str, JournalUnavailable | None], Awaitable[None]]
 
 @asynccontextmanager
 async def driving(
-    url: str, access: Access, clock: Clock, process: str, host: str, stand_by: StandBy | None = None
+    url: str,
+    access: Access,
+    clock: Clock,
+    process: str,
+    host: str,
+    stand_by: StandBy | None = None,
+    member: str = "",
 ) -> AsyncIterator["Lease | None"]:
     """Drive a journal for as long as this lasts; the lease, where there is one.
 
     :param process: what no two processes share, and one keeps that executes itself anew.
     :param host: what people call where it runs.
     :param stand_by: called while another one drives, until it no longer does. None: that is refused.
-    :raises JournalRefused: it is no journal's address, or (`JournalInUse`) another one drives it.
+    :param member: the name of ours among those that share the journal, which no other process may have.
+    :raises JournalRefused: it is no journal's address, or (`JournalInUse`) another one drives it, or has our name.
     :raises JournalUnavailable: it cannot be asked now, and nobody stands by.
     """
     if not is_postgres(url):
@@ -40,11 +47,11 @@ async def driving(
     server = await asyncio.to_thread(postgres_server, url, access)
     from rollbackd.journal.lease import Lease
 
-    lease = Lease(server, process, host)
+    lease = Lease(server, process, host, member)
     while holder := await _look(lease, stand_by):
-        if stand_by is not None:
+        if stand_by is not None and lease.named:
             await stand_by(holder, None)
-        elif lease.alive:
+        elif stand_by is None and lease.alive:
             raise JournalInUse(
                 f"{server.name}: journal is driven by {holder}; ask that one, or end it first; with `standby: true` "
                 "this one would wait and take over"

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from random import random
 from threading import Event, Thread
 
-from rollbackd.journal.contract import JournalRefused, JournalTaken, JournalUnavailable
+from rollbackd.journal.contract import JournalInUse, JournalRefused, JournalTaken, JournalUnavailable
 from rollbackd.journal.database import scalar
 from rollbackd.journal.postgres import DRIVING, TIMELINE, PostgresConnection, PostgresServer
 from rollbackd.system import log
@@ -35,13 +35,38 @@ _REMEMBERED = """
 """Which a journal takes along when it moves."""
 _RENEWED = "UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ? RETURNING true"
 _RELEASED = "UPDATE driver SET process = '' WHERE epoch = ? AND process = ?"
+_NAMED = "SELECT process, seen FROM members WHERE host = ?"
+_NAME_TAKEN = "UPDATE members SET process = ? WHERE host = ? AND process = ? AND seen = ?"
+
+
+class _Row:
+    """What is seen of a row that its owner changes each second."""
+
+    def __init__(self) -> None:
+        self.seen: tuple[object, ...] = ()
+        """Empty: never, or the last look failed."""
+        self.moves = False
+        """Whether it changed between two looks."""
+        self._since = 0.0
+        """Since when it has not, by our clock."""
+
+    def stands(self, row: tuple[object, ...], asked: float) -> bool:
+        """Take in what a look saw that was begun then; whether its owner has been gone for long enough."""
+        if row != self.seen:
+            self.moves, self.seen, self._since = bool(self.seen), row, boot_seconds()
+        return asked - self._since >= _THEIRS
+
+    def unseen(self) -> None:
+        self.seen = ()
 
 
 class Lease:
     """First `look` until it is ours, then `keep`, in the end `release`; on a connection of its own."""
 
-    def __init__(self, server: PostgresServer, process: str, host: str) -> None:
+    def __init__(self, server: PostgresServer, process: str, host: str, member: str = "") -> None:
+        """:param member: the name under which we are to be listed among those that share it; empty: we are not."""
         self.server = server
+        self._member = member
         self._process = process
         self.host = host
         self.epoch = 0
@@ -49,9 +74,9 @@ class Lease:
         """The host of who had it and did not give it back, when that is another one."""
         self.alive = False
         """Whether the holder renewed it between two looks."""
-        self._seen: tuple[object, ...] = ()
-        self._since = 0.0
-        """Since when nothing has moved, by our clock."""
+        self._row, self._listed = _Row(), _Row()
+        self.named = not member
+        """Whether nobody else goes by our name; until then we wait, and are nobody."""
         self._renewed = 0.0
         """When the last good renewal was sent."""
         self.away = ""
@@ -66,25 +91,42 @@ class Lease:
     def look(self) -> str:
         """Take it, if nobody has it, or its holder stood still; else who has it. Blocks for seconds at most.
 
+        :raises JournalInUse: another process goes by our name, and lives.
         :raises JournalRefused: JournalUnavailable: it cannot be looked at; then nothing was seen.
         """
         asked = boot_seconds()
         try:
             with self._connection() as connection:
+                self.named = self.named or self._is_named(connection, asked)
                 ((epoch, renewal, process, host),) = connection.execute(_ROW).fetchall()
-                if (epoch, renewal, process) != self._seen:
-                    self.alive = bool(self._seen and process)
-                    self._seen, self._since = (epoch, renewal, process), boot_seconds()
-                if process in {"", self._process} or asked - self._since >= _THEIRS:
+                stands = self._row.stands((epoch, renewal, process), asked)
+                self.alive = self._row.moves and bool(process)
+                if self.named and (stands or process in {"", self._process}):
                     self._take(connection)
                     self.predecessor = host if process and host != self.host else ""
                 return "" if self.epoch else f"{host}, process {process.rpartition('/')[2]}"
         except (JournalUnavailable, JournalRefused):
-            self._seen = ()
+            self._row.unseen()
+            self._listed.unseen()
             raise
 
+    def _is_named(self, connection: PostgresConnection, asked: float) -> bool:
+        """Whether the name is free, ours, or that of one that has stood still for so long."""
+        for process, seen in connection.execute(_NAMED, (self._member,)):
+            if process in {"", self._process}:
+                return True
+            stands = self._listed.stands((process, seen), asked)
+            if self._listed.moves:
+                raise JournalInUse(
+                    f"{self.server.name}: another daemon is called {self._member} and lives, as process "
+                    f"{process.rpartition('/')[2]} on its host; give each its own `daemon.host`, or end that one first"
+                )
+            taken = (self._process, self._member, process, seen)
+            return stands and connection.execute(_NAME_TAKEN, taken).rowcount == 1
+        return True
+
     def _take(self, connection: PostgresConnection) -> None:
-        epoch, renewal, process = self._seen
+        epoch, renewal, process = self._row.seen
         sent = boot_seconds()
         with self.server.transaction(connection, "write"):
             connection.execute("SELECT pg_advisory_xact_lock(?)", (DRIVING,))

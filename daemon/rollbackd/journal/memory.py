@@ -162,6 +162,9 @@ class MemoryJournal:
         del host, process, version
         return timedelta()
 
+    async def leave(self, host: str, process: str) -> None:
+        del host, process
+
     async def members(self) -> list[Member]:
         return []
 

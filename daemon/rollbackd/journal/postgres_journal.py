@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Self
 
-from rollbackd.journal.contract import Member
+from rollbackd.journal.contract import JournalTaken, Member
 from rollbackd.journal.database import JournalConnection, scalar
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.place import Access
@@ -18,10 +18,12 @@ _ATTENDS = """
     ON CONFLICT (host) DO UPDATE SET process = excluded.process, version = excluded.version, ahead = excluded.ahead,
         seen = clock_timestamp(),
         since = CASE WHEN members.process = excluded.process THEN members.since ELSE clock_timestamp() END
+    WHERE members.process IN ('', excluded.process)
 """
+_LEAVES = "UPDATE members SET process = '' WHERE host = ? AND process = ?"
 _MEMBERS = """
     SELECT members.host, members.process, version, since, clock_timestamp() - seen, ahead,
-        members.process = driver.process, epoch
+        members.process = driver.process AND driver.process != '', epoch
     FROM members, driver ORDER BY members.host
 """
 
@@ -64,10 +66,15 @@ class PostgresJournal(StoredJournal):
             asked = self._clock.now()
             there = scalar(connection, "SELECT clock_timestamp()")
             ahead = -surely_ahead(asked, there, self._clock.now())
-            connection.execute(_ATTENDS, (host, process, version, ahead.total_seconds()))
+            attended = connection.execute(_ATTENDS, (host, process, version, ahead.total_seconds()))
+            if attended.rowcount == 0:
+                raise JournalTaken(f"{self._database.name}: another daemon is called {host} now; this one ends")
             return ahead
 
         return await self._effect(said)
+
+    async def leave(self, host: str, process: str) -> None:
+        await self._effect(lambda connection, _now: connection.execute(_LEAVES, (host, process)))
 
     async def members(self) -> list[Member]:
         def asked(connection: JournalConnection) -> list[Member]:

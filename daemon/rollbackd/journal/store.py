@@ -149,6 +149,9 @@ class StoredJournal:
         del host, process, version
         return timedelta()
 
+    async def leave(self, host: str, process: str) -> None:
+        del host, process
+
     async def members(self) -> list[Member]:
         return []
 

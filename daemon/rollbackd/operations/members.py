@@ -33,7 +33,7 @@ class MemberOperations(OperationsBase):
             raise OrderRefused(
                 f"{host} does not drive; {here} does" if members else f"{here} is alone: nobody else drives"
             )
-        if not any(one.host != here and one.silent < _ALIVE for one in members):
+        if not any(one.host != here and one.process and one.silent < _ALIVE for one in members):
             raise OrderRefused(f"no other host stands by: nobody would take over from {here}")
         self._log.info("the journal is given away", actor=actor)
         self.give_away()

@@ -1,9 +1,11 @@
 """The daemons that share a journal: each says every second that it lives, and compares its clock with the database."""
 
+from contextlib import suppress
 from datetime import timedelta
 
 from rollbackd import __version__
 from rollbackd.facts import Notice
+from rollbackd.journal import JournalUnavailable
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock, JumpWatch
 
@@ -27,6 +29,11 @@ class Membership:
         while True:
             await self.attend()
             await self._clock.sleep(EVERY)
+
+    async def leave(self) -> None:
+        """Say that we end, as far as that can be said: who has our name next waits a little longer else."""
+        with suppress(JournalUnavailable):
+            await self._read_model.journal.leave(self._host, self._process)
 
     async def attend(self) -> None:
         """Say that we live; tell people when our clock goes astray, and when it is right again."""
