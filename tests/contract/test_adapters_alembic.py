@@ -1,7 +1,6 @@
 """The adapter `alembic` on real projects, with SQLite: the contract, and what becomes of each kind of downgrade."""
 
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -21,6 +20,7 @@ from rollbackd.system import boundary
 from rollbackd.testing import HOSTILE, AdapterContract, World, finish, killed_at, lives, perform, planned, starts
 from tests.contract.alembic_worlds import ENVIRONMENT, PATIENT, Project, schema_layer, standard
 from tests.contract.test_adapters_sqlite import layer
+from tests.sweeps import swept
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -117,7 +117,7 @@ class TestAlembic(AdapterContract):
 
     @pytest.mark.parametrize("descending", [False, True], ids=["alone", "with all it started"])
     def test_killed_at_each_boundary_it_ends_right_in_the_next_life(self, tmp_path: Path, descending: bool) -> None:
-        """The contract's own at one boundary each, since one has sixty, of seconds: ROLLBACKD_SWEEP=1 has all."""
+        """The contract's own at one boundary each, since one has sixty, of seconds: see tests/sweeps.py."""
         world = self.make_world(tmp_path / "whole")
         change = finish(planned(world.adapter(), world.target()), PATIENT)
         passed: list[str] = []
@@ -128,9 +128,7 @@ class TestAlembic(AdapterContract):
             boundary.hook = lambda _name: None
         moving = passed.index("process.spawned", passed.index("alembic.rehearsed"))
         chosen = [moving] if descending else [passed.index("alembic.kept")]
-        if os.environ.get("ROLLBACKD_SWEEP"):
-            chosen = list(range(len(passed)))
-        for n in chosen:
+        for n in swept(range(len(passed)), chosen):
             world = self.make_world(tmp_path / str(n))
             change = finish(planned(world.adapter(), world.target()), PATIENT)
             assert killed_at(n + 1, lambda w=world, c=change: perform(w.adapter(), c), descending=descending)  # type: ignore[misc]

@@ -1,6 +1,5 @@
 """The adapter `alembic` with PostgreSQL: downgrades are rehearsed beside, and what they make is the owner's."""
 
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from rollbackd.testing import finish, killed_at, lives, perform, planned
 from tests.contract.alembic_worlds import PATIENT, Project, schema_layer, standard
 from tests.contract.test_adapters_postgres import layer
 from tests.servers import Postgres, postgres_server, wait_until
+from tests.sweeps import swept
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -108,7 +108,7 @@ def shop(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_path: Path) -> None:
-    """At three boundaries, since one has fifty, of seconds each: ROLLBACKD_SWEEP=1 has all, in both ways."""
+    """At three boundaries, since one has fifty, of seconds each: tests/sweeps.py has all, in both ways."""
     whole = shop.again(tmp_path / "whole", "killed_whole")
     change = whole.change()
     passed: list[str] = []
@@ -120,9 +120,8 @@ def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_pat
     whole.is_whole()
     moving = passed.index("process.spawned", passed.index("alembic.rehearsed"))
     chosen = [(passed.index("alembic.kept"), False), (moving, True), (passed.index("alembic.moved"), False)]
-    if os.environ.get("ROLLBACKD_SWEEP"):
-        chosen = [(n, descending) for n in range(len(passed)) for descending in (False, True)]
-    for n, descending in chosen:
+    every = [(n, descending) for n in range(len(passed)) for descending in (False, True)]
+    for n, descending in swept(every, chosen):
         one = shop.again(tmp_path / f"{n}{descending}", f"killed_{n}_{descending}".lower())
         change = one.change()
         assert killed_at(n + 1, lambda w=one, c=change: perform(w.adapter(), c), descending=descending), passed[n]  # type: ignore[misc]
