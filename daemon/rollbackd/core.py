@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from rollbackd.adapter import AdapterError, Notifier
 from rollbackd.calendar import Calendar
 from rollbackd.config import message_templates
+from rollbackd.config.load import digest
 from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal, those_there
 from rollbackd.decision.approvals import Approvals
@@ -282,13 +283,18 @@ async def build(
         operations=operations,
         orders=SignalCommands(config, read_model, clock, files, operations, passes_on=standing_by is not None),
         host_holds=HostHolds(config, read_model, files),
-        membership=Membership(config.daemon.here, process_name(), read_model, clock, deciding.jumps),
+        membership=_membership(config, read_model, clock, deciding.jumps),
         slack_orders=slack_orders,
         web=reach.web,
         prometheus=reach.prometheus,
         vitals=vitals,
         lag=reach.lag,
     )
+
+
+def _membership(config: Config, read_model: ReadModel, clock: Clock, jumps: JumpWatch) -> Membership:
+    configuration = digest(config) if config.daemon.standby else ""
+    return Membership(config.daemon.here, process_name(), configuration, read_model, clock, jumps)
 
 
 def _wording(config: Config) -> Wording:

@@ -43,6 +43,7 @@ EVENTS: Mapping[str, str] = {
     "cannot_roll_back": "a service has nothing to go back to yet",
     "clock": "our clock jumped",
     "configuration": "a new configuration was not taken over",
+    "configurations_differ": "hosts that share the journal have different configurations",
     "drill_stuck": "a drill cannot bring a service back",
     "drilled": "a drill that was executed has ended",
     "facts_lost": "a failover lost facts that were said to be written",

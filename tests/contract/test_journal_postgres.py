@@ -484,7 +484,7 @@ async def test_one_that_froze_loses_to_who_took_over_and_writes_nothing_any_more
     assert await asyncio.to_thread(frozen.look) == ""
     async with opened(url, LOCAL, frozen) as journal:
         await journal.append(one())
-        await journal.attend("desk", "boot/1", "1.0")
+        await journal.attend("desk", "boot/1", "1.0", "c1")
         started = CLOCK.monotonic()
         while holder := await asyncio.to_thread(other.look):
             assert holder == "ops-1, process 1"
@@ -503,8 +503,8 @@ async def test_one_that_froze_loses_to_who_took_over_and_writes_nothing_any_more
         async with opened(url, LOCAL, other) as theirs:
             with pytest.raises(JournalTaken, match="another daemon is called desk now; this one ends"):
                 async with opened(url) as ours:
-                    await ours.attend("desk", "boot/1", "1.0")
-            await theirs.attend("desk", "boot/2", "1.0")
+                    await ours.attend("desk", "boot/1", "1.0", "c1")
+            await theirs.attend("desk", "boot/2", "1.0", "c1")
             (record,) = await theirs.append(one())
             assert record.n == 2
             with pytest.raises(Conflict):
@@ -517,11 +517,11 @@ async def test_a_second_process_of_one_name_is_refused_while_the_first_one_lives
 
     async def attends(journal: Journal) -> None:
         while True:
-            await journal.attend("ops-1", "boot/1", "1.0")
+            await journal.attend("ops-1", "boot/1", "1.0", "c1")
             await CLOCK.sleep(timedelta(milliseconds=200))
 
     async with driving(url, LOCAL, CLOCK, "boot/1", "desk on ops-1"), opened(url) as journal:
-        await journal.attend("ops-1", "boot/1", "1.0")
+        await journal.attend("ops-1", "boot/1", "1.0", "c1")
         living = asyncio.create_task(attends(journal))
         said = r"another daemon is called ops-1 and lives, as process 1 on its host; give each its own `daemon\.host`"
         with pytest.raises(JournalInUse, match=said):

@@ -166,6 +166,7 @@ def test_the_hosts_are_listed_with_who_drives_and_the_one_that_drives_can_be_dra
         ("ops-b", False, epoch),
     ]
     assert all(abs(one["ahead"]) < 2 for one in found)
+    assert len({one["configuration"] for one in found}) == 1
     listed = fleet.a.command("members")
     assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [
         ["ops-a", "yes", "0.1.0"],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.config.followed import FollowedService, found_in, kept, looked
-from rollbackd.config.load import ConfigErrors, Loaded, load
+from rollbackd.config.load import ConfigErrors, Loaded, digest, load
 
 FILE = """daemon: {mode: act, open_on_loopback: true, scratch: SCRATCH}
 clusters:
@@ -80,6 +80,14 @@ def test_before_anybody_looked_there_are_none_and_the_template_is_judged_all_the
 def test_those_of_other_clusters_labels_and_namespaces_are_left_out(tmp_path: Path) -> None:
     strangers = [follows("a", cluster="dev"), follows("b", label="other"), follows("c", "kube-system")]
     assert modes(loaded(tmp_path, *strangers, follows("web"))) == {"web": "act"}
+
+
+def test_hosts_that_found_different_ones_have_the_same_configuration_and_with_another_template_they_have_not(
+    tmp_path: Path,
+) -> None:
+    none = digest(loaded(tmp_path).config)
+    assert digest(loaded(tmp_path, follows("web")).config) == none
+    assert digest(loaded(tmp_path, text=FILE.replace("shop.example", "other.example")).config) != none
 
 
 def test_a_service_that_is_written_keeps_its_name(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rollbackd.config.files import matching
-from rollbackd.config.load import ConfigErrors, Loaded, dump_service, load, load_service
+from rollbackd.config.load import ConfigErrors, Loaded, digest, dump_service, load, load_service
 from rollbackd.config.models import Config, PrometheusSettings, listening
 from rollbackd.config.positions import Document
 from rollbackd.policy.spec import Limits
@@ -405,3 +405,17 @@ def test_what_only_the_fast_parser_refuses_is_a_fault_too() -> None:
 def test_deep_nesting_neither_kills_nor_confuses_it() -> None:
     document = Document("a: " + "[" * 100_000, "f")
     assert [str(fault) for fault in document.faults] == ["f:1:64: nested deeper than 60 levels; make it flatter"]
+
+
+# -- what hosts have in common -----------------------------------------------------------------------
+def test_hosts_of_one_configuration_have_the_same_digest_whatever_is_their_own(tmp_path: Path) -> None:
+    def of(daemon: str, rest: str = SERVICE) -> str:
+        return digest(
+            _load(tmp_path, f"daemon: {{mode: act, open_on_loopback: true, name: desk, {daemon}}}\n{rest}").config
+        )
+
+    one = of("host: ops-1, listen: 127.0.0.1:9099")
+    assert of("host: ops-2, listen: 127.0.0.1:9100, socket: /run/other.sock") == one
+    assert of("host: ops-1", f"limits: {{cooldown: 10m}}\n{SERVICE}") == one, "a default that is written out"
+    assert of("host: ops-1", SERVICE.replace("/srv/checkout", "/srv/other")) != one
+    assert of("host: ops-1", f"limits: {{cooldown: 11m}}\n{SERVICE}") != one

@@ -45,10 +45,11 @@ def members(found: Sequence[View]) -> None:
             moment(one["since"]),
             f"{length(one['silent']) or '0s'} ago",
             f"{one['ahead']:+.1f}s",
+            one["configuration"],
         )
         for one in found
     ]
-    table(("HOST", "DRIVES", "VERSION", "SINCE", "HEARD", "CLOCK"), rows)
+    table(("HOST", "DRIVES", "VERSION", "SINCE", "HEARD", "CLOCK", "CONFIGURATION"), rows)
 
 
 def _goodness(service: View) -> str:

@@ -1,6 +1,7 @@
 """The configuration, from its files to values: all of it, or every fault at once."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import starmap
@@ -203,6 +204,22 @@ def _notes(config: Config) -> Iterator[str]:
 def dump_service(service: Service) -> dict[str, Any]:
     """A service as JSON for the journal: durations as text, secrets as references."""
     return service.model_dump(mode="json", by_alias=True)
+
+
+def digest(config: Config) -> str:
+    """Stands for what hosts that share a journal should have in common: all but what is each one's own.
+
+    Services that follow a cluster are found by each host in its turn, so only their templates count.
+    """
+    found = {each.name for each in followed.found_in(config.daemon.scratch)}
+    own = tuple(service for service in config.services if service.name not in found)
+    shared = config.model_copy(update={"services": own}).model_dump(
+        mode="json",
+        exclude={"daemon"},
+        exclude_defaults=True,  # so that another version, which knows more keys, comes to the same
+    )
+    text = json.dumps([config.daemon.mode, config.daemon.called, shared], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def load_service(data: Mapping[str, Any], plugins: Plugins | None = None) -> Service:

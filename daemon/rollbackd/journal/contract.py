@@ -12,6 +12,7 @@ from rollbackd.system.clock import Clock
 T = TypeVar("T")
 ANSWERED = "answer"
 """The source of a row of the inbox whose body is what became of it."""
+_ALIVE = timedelta(seconds=5)
 
 
 class Conflict(Exception):  # noqa: N818  # it is an answer, not an error: fold and decide again
@@ -136,7 +137,10 @@ class Member:
 
     host: str
     process: str
+    """Empty for one that said that it ends."""
     version: str
+    configuration: str
+    """Stands for what should be the same in all configurations."""
     since: datetime
     """When this process said so first, by the database's clock."""
     silent: timedelta
@@ -146,6 +150,11 @@ class Member:
     drives: bool
     epoch: int
     """That of who drives."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it neither said that it ends nor was silent for longer than one that lives."""
+        return self.process != "" and self.silent < _ALIVE
 
 
 class Journal(Protocol):
@@ -250,8 +259,10 @@ class Journal(Protocol):
         """What became of the row with this key; None while nobody said."""
         ...
 
-    async def attend(self, host: str, process: str, version: str) -> timedelta:
-        """Say that a member lives; how far its clock is ahead of the database's at least. Nothing where one is alone.
+    async def attend(self, host: str, process: str, version: str, configuration: str) -> timedelta:
+        """Say that a member lives, and which configuration it has.
+
+        How far its clock is ahead of the database's at least. Nothing where one is alone.
 
         :raises JournalTaken: another process has that name. JournalUnavailable: nobody heard.
         """

@@ -158,8 +158,8 @@ class MemoryJournal:
         self._writable()
         self.done |= set(ids)
 
-    async def attend(self, host: str, process: str, version: str) -> timedelta:
-        del host, process, version
+    async def attend(self, host: str, process: str, version: str, configuration: str) -> timedelta:
+        del host, process, version, configuration
         return timedelta()
 
     async def leave(self, host: str, process: str) -> None:

@@ -14,15 +14,15 @@ from rollbackd.journal.store import StoredJournal
 from rollbackd.system.clock import Clock, surely_ahead
 
 _ATTENDS = """
-    INSERT INTO members (host, process, version, ahead) VALUES (?, ?, ?, ?)
-    ON CONFLICT (host) DO UPDATE SET process = excluded.process, version = excluded.version, ahead = excluded.ahead,
-        seen = clock_timestamp(),
+    INSERT INTO members (host, process, version, configuration, ahead) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (host) DO UPDATE SET process = excluded.process, version = excluded.version,
+        configuration = excluded.configuration, ahead = excluded.ahead, seen = clock_timestamp(),
         since = CASE WHEN members.process = excluded.process THEN members.since ELSE clock_timestamp() END
     WHERE members.process IN ('', excluded.process)
 """
 _LEAVES = "UPDATE members SET process = '' WHERE host = ? AND process = ?"
 _MEMBERS = """
-    SELECT members.host, members.process, version, since, clock_timestamp() - seen, ahead,
+    SELECT members.host, members.process, version, configuration, since, clock_timestamp() - seen, ahead,
         members.process = driver.process AND driver.process != '', epoch
     FROM members, driver ORDER BY members.host
 """
@@ -61,12 +61,12 @@ class PostgresJournal(StoredJournal):
             self._wake()
         return self._newest
 
-    async def attend(self, host: str, process: str, version: str) -> timedelta:
+    async def attend(self, host: str, process: str, version: str, configuration: str) -> timedelta:
         def said(connection: JournalConnection, _now: datetime) -> timedelta:
             asked = self._clock.now()
             there = scalar(connection, "SELECT clock_timestamp()")
             ahead = -surely_ahead(asked, there, self._clock.now())
-            attended = connection.execute(_ATTENDS, (host, process, version, ahead.total_seconds()))
+            attended = connection.execute(_ATTENDS, (host, process, version, configuration, ahead.total_seconds()))
             if attended.rowcount == 0:
                 raise JournalTaken(f"{self._database.name}: another daemon is called {host} now; this one ends")
             return ahead
@@ -79,8 +79,8 @@ class PostgresJournal(StoredJournal):
     async def members(self) -> list[Member]:
         def asked(connection: JournalConnection) -> list[Member]:
             return [
-                Member(host, process, version, since, silent, timedelta(seconds=ahead), drives, epoch)
-                for host, process, version, since, silent, ahead, drives, epoch in connection.execute(_MEMBERS)
+                Member(host, process, version, digest, since, silent, timedelta(seconds=ahead), drives, epoch)
+                for host, process, version, digest, since, silent, ahead, drives, epoch in connection.execute(_MEMBERS)
             ]
 
         return await self._ask(asked)

@@ -104,6 +104,7 @@ CREATE TABLE members (
     host text COLLATE "C" PRIMARY KEY,
     process text COLLATE "C" NOT NULL,
     version text COLLATE "C" NOT NULL,
+    configuration text COLLATE "C" NOT NULL,
     ahead double precision NOT NULL,
     since timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen timestamptz NOT NULL DEFAULT clock_timestamp()

@@ -145,8 +145,8 @@ class StoredJournal:
     async def answer_to(self, key: str) -> bytes | None:
         return await self._ask(reading.answer_to, key)
 
-    async def attend(self, host: str, process: str, version: str) -> timedelta:
-        del host, process, version
+    async def attend(self, host: str, process: str, version: str, configuration: str) -> timedelta:
+        del host, process, version, configuration
         return timedelta()
 
     async def leave(self, host: str, process: str) -> None:

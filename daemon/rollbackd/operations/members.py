@@ -1,16 +1,11 @@
 """The hosts that share a journal: who drives, and who is to."""
 
-from datetime import timedelta
-
 from rollbackd import facts
 from rollbackd.decision.refusals import OrderRefused
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET
 from rollbackd.operations.base import OperationsBase
 from rollbackd.views.shapes import MemberView
-
-_ALIVE = timedelta(seconds=5)
-"""How long a member that lives is silent at most."""
 
 
 class MemberOperations(OperationsBase):
@@ -19,7 +14,16 @@ class MemberOperations(OperationsBase):
     async def members(self) -> list[MemberView]:
         """The daemons that share the journal; none where this one is alone."""
         return [
-            MemberView(one.host, one.version, one.since, one.silent, one.ahead.total_seconds(), one.drives, one.epoch)
+            MemberView(
+                one.host,
+                one.version,
+                one.since,
+                one.silent,
+                one.ahead.total_seconds(),
+                one.configuration,
+                one.drives,
+                one.epoch,
+            )
             for one in await self._read_model.journal.members()
         ]
 
@@ -33,7 +37,7 @@ class MemberOperations(OperationsBase):
             raise OrderRefused(
                 f"{host} does not drive; {here} does" if members else f"{here} is alone: nobody else drives"
             )
-        if not any(one.host != here and one.process and one.silent < _ALIVE for one in members):
+        if not any(one.host != here and one.alive for one in members):
             raise OrderRefused(f"no other host stands by: nobody would take over from {here}")
         self._log.info("the journal is given away", actor=actor)
         self.give_away()

@@ -220,10 +220,10 @@ class ReadModel:
             handled=handled,
         )
 
-    async def attend(self, host: str, process: str, version: str) -> timedelta:
+    async def attend(self, host: str, process: str, version: str, configuration: str) -> timedelta:
         """See `Journal.attend`. :raises JournalUnavailable: nobody heard, and nothing can be written now."""
         try:
-            ahead = await self.journal.attend(host, process, version)
+            ahead = await self.journal.attend(host, process, version, configuration)
         except JournalUnavailable as error:
             self._trouble = str(error)
             raise

@@ -625,6 +625,8 @@ class MemberView:
     """How long it has not been heard of."""
     ahead: float
     """How many seconds its clock is ahead of the database's."""
+    configuration: str
+    """Stands for all in its configuration that should be the same on each host."""
     drives: bool
     epoch: int
     """That of who drives; each one that takes the journal over has a higher one."""
