@@ -75,6 +75,49 @@ def test_what_is_mounted_below_is_known_before_and_nothing_is_touched(tmp_path: 
     assert any("is mounted there" in problem.text for problem in finish(problems(made())))
 
 
+@pytest.mark.needs("chattr")
+@pytest.mark.parametrize(
+    ("flag", "where", "named"),
+    [
+        ("+i", "app.yml", "app.yml"),
+        ("+i", "extra", "extra"),
+        ("+i", ".", "conf"),
+        ("+a", ".", "conf"),
+        ("+i", "there", "there"),
+        ("+i", "app.env", "app.env"),
+    ],
+)
+def test_what_may_not_change_is_known_before_and_nothing_is_touched(
+    tmp_path: Path, conf: Path, flag: str, where: str, named: str
+) -> None:
+    variables = [{"file": str(conf / "app.env"), "names": ["MODE"]}] if where == "app.env" else []
+
+    def made() -> FilesAdapter:
+        return layer(tmp_path, paths=[] if variables else [str(conf)], variables=variables, auto=False)
+
+    (conf / "there/new").write_text("1\n")
+    good = finish(made().take("good")).release
+    (conf / "app.yml").write_text("bad\n")
+    (conf / "app.env").write_text("MODE=slow\n")
+    (conf / "extra").write_text("1\n")
+    (conf / "there/new").unlink()
+    if subprocess.run(["chattr", flag, conf / where], check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+    before = photograph(conf)
+    try:
+        with pytest.raises(AdapterError, match=rf"/{named} is immutable or append-only .*; `chattr -i -a` it") as no:
+            finish(made().plan(Release(good)))
+        assert no.value.permanent
+        with pytest.raises(AdapterError, match="is immutable or append-only"):
+            finish(made().restore("good", "shop"))
+        assert differences(before, photograph(conf)) == {}
+        assert any("is immutable or append-only" in problem.text for problem in finish(problems(made())))
+    finally:
+        subprocess.run(["chattr", "-i", "-a", conf / where], check=True)
+    finish(made().restore("good", "shop"))
+    assert (conf / ("app.env" if variables else "app.yml")).read_text() in {"good\n", "MODE=fast\n"}
+
+
 def test_files_within_what_is_mounted_go_back(tmp_path: Path, conf: Path) -> None:
     _mounted(conf / "there")
     ours = layer(tmp_path, auto=False)

@@ -153,21 +153,30 @@ def _only_in_the_target(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.needs("root")
+def _in_a_fixed_directory(path: Path) -> None:
+    _fixed(path.parent)
+
+
+@pytest.mark.needs("root", "chattr")
 @pytest.mark.parametrize(
     ("made", "why"),
-    [(_pipe, "is a pipe"), (_only_in_the_target, "is a pipe"), (_fixed, "is immutable")],
-    ids=["pipe", "untracked", "immutable"],
+    [
+        (_pipe, "/app is a pipe"),
+        (_only_in_the_target, "/app is a pipe"),
+        (_fixed, "/app is immutable"),
+        (_in_a_fixed_directory, " is immutable"),
+    ],
+    ids=["pipe", "untracked", "immutable", "in an immutable directory"],
 )
 def test_what_cannot_give_way_is_refused_before_anything_begins(
     repo: Path, made: Callable[[Path], None], why: str
 ) -> None:
     made(repo / "app")
     try:
-        with pytest.raises(AdapterError, match=rf"{repo}/app {why}.* so nothing was touched; move it away") as raised:
+        with pytest.raises(AdapterError, match=rf"{repo}{why}.* so nothing was touched; move it away") as raised:
             finish(planned(layer(repo), Release(tree(repo, "v2"))))
     finally:
-        subprocess.run(["chattr", "-i", repo / "app"], check=False, capture_output=True)
+        subprocess.run(["chattr", "-i", repo, repo / "app"], check=False, capture_output=True)
     assert raised.value.permanent
 
 

@@ -10,6 +10,7 @@ from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.tree import Tree
 from rollbackd_adapters.lacks import existing, lacking_room, missing_programs
+from rollbackd_adapters.protected import PROTECTED, is_protected
 
 
 def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
@@ -47,7 +48,10 @@ def _places(present: Present, tree: Tree) -> Iterator[str]:
         above = {path.rpartition("/")[0] or "/" for path in tree.entries if any(one.selects(path) for one in patterns)}
         for directory in sorted(above)[:1000]:
             if not os.access(directory, os.W_OK | os.X_OK):
-                yield f"{directory}: rollbackd may not write there; give its user and its unit that right"
+                hint = "rollbackd may not write there; give its user and its unit that right"
+                yield (
+                    f"{directory} {PROTECTED}; `chattr -i -a` it" if is_protected(directory) else f"{directory}: {hint}"
+                )
                 break
     for file, _ in present.rules.variables:
         directory = file.rpartition("/")[0]

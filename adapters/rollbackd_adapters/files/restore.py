@@ -23,6 +23,7 @@ from rollbackd_adapters.files.scan import CHUNK, ScanRules, read_text
 from rollbackd_adapters.files.store import Store
 from rollbackd_adapters.files.tree import Moves, Tree, TreeEntry
 from rollbackd_adapters.mounts import mount_points, mounted_below
+from rollbackd_adapters.protected import PROTECTED, protected
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -49,6 +50,7 @@ class Restorer:
                 raise AdapterError(text, permanent=False)
         self._variables_known()
         self._mounts_stay(moves)
+        self._protected_stay(moves)
         for path in moves.put:
             entry = self.target.entries[path]
             if entry.kind == "file" and (harm := self.store.harm(entry.content, entry.size, self.stop)):
@@ -76,7 +78,7 @@ class Restorer:
         """Nothing that is mounted is replaced or emptied: the system would refuse it only when its files are gone."""
         points = {point for base, _ in self.rules.watch.by_base() for point in mounted_below(base)}
         points |= mount_points() & self.target.variables.keys()
-        changed = {file for file, values in self.target.variables.items() if self.present.variables.get(file) != values}
+        changed = self._changed_variables()
         going = {*moves.clear, *moves.drop}
         for point in sorted(points):
             inside = f"{point}/"
@@ -88,6 +90,14 @@ class Restorer:
                     f"{point} is mounted there, and would be replaced or emptied; unmount it, or take it off the list"
                 )
                 raise AdapterError(text, permanent=True)
+
+    def _protected_stay(self, moves: Moves) -> None:
+        """Root, too, would be refused in the middle."""
+        for path in protected((*moves.of_content, *moves.touch, *self._changed_variables())):
+            raise AdapterError(f"{path} {PROTECTED}; `chattr -i -a` it, or take it off the list", permanent=True)
+
+    def _changed_variables(self) -> set[str]:
+        return {file for file, values in self.target.variables.items() if self.present.variables.get(file) != values}
 
     def files(self, moves: Moves) -> None:
         """Do it all. :raises AdapterError: it cannot go on; what was done is done."""
