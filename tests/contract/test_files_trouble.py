@@ -332,3 +332,24 @@ def test_no_snapshot_writes_a_variable_that_is_not_watched(
     assert said in refused(ours.restore("evil", "by a person"))
     assert (tmp_path / "env").read_text() + (tmp_path / "other").read_text() == "A=1\nA=2\n"
     assert {path.read_text() for path in conf.iterdir()} == {"2"}
+
+
+@pytest.mark.parametrize("size", [10, 3 * 2**20], ids=["small", "large"])
+def test_a_file_that_grows_as_fast_as_it_is_read_is_not_waited_for(
+    tmp_path: Path, conf: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = conf / "a"
+    log.write_bytes(b"x" * size)
+    read = os.read
+
+    def grown(fd: int, count: int) -> bytes:
+        data = read(fd, count)
+        if os.path.sameopenfile(fd, file.fileno()):
+            os.write(file.fileno(), b"y")
+        return data
+
+    with log.open("ab") as file, monkeypatch.context() as patch:
+        patch.setattr(os, "read", grown)
+        assert "conf/a is written to all the time; name it under `volatile`" in refused(layer(tmp_path).take("v1"))
+        taken = finish(layer(tmp_path, volatile=[str(log)]).take("v1"))
+    assert size < taken.size - 2 < log.stat().st_size

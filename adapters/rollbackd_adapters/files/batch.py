@@ -13,7 +13,7 @@ from typing import Self
 from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files.beneath import told
-from rollbackd_adapters.files.scan import CHUNK, Hashing, digest_of
+from rollbackd_adapters.files.scan import CHUNK, Hashing, chunks_of, digest_of
 from rollbackd_adapters.files.store import Store
 
 _SETTLE_FILES = 4096
@@ -54,10 +54,8 @@ class Batch(Hashing):
 
     def digest(self, fd: int, size: int) -> tuple[str, int]:
         if size > CHUNK:
-            return self.take(iter(lambda: os.read(fd, CHUNK), b""))
-        data = os.read(fd, CHUNK + 1)
-        while more := os.read(fd, CHUNK) if len(data) != size else b"":
-            data += more
+            return self.take(chunks_of(fd, size))
+        data = b"".join(chunks_of(fd, size))
         content = hashlib.sha256(data).hexdigest()
         if not self.accepts(content):
             path = self._next()

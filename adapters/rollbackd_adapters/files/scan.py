@@ -32,9 +32,16 @@ class Hashing:
         """Whether it is known by this hash already, so that the file need not be read again."""
         return True
 
-    def digest(self, fd: int, size: int) -> tuple[str, int]:  # noqa: ARG002  # read to the end, wherever that is
-        """Read all of a file; its sha256 in hex and how many bytes there were."""
-        return digest_of(iter(lambda: os.read(fd, CHUNK), b""), self._stop)
+    def digest(self, fd: int, size: int) -> tuple[str, int]:
+        """Read a file that had a size when it was opened; its sha256 in hex and how many bytes there were."""
+        return digest_of(chunks_of(fd, size), self._stop)
+
+
+def chunks_of(fd: int, size: int) -> Iterator[bytes]:
+    """A file up to the size that it had: one that grows as fast as it is read would have no end."""
+    while size > 0 and (data := os.read(fd, min(CHUNK, size))):
+        size -= len(data)
+        yield data
 
 
 def digest_of(chunks: Iterable[bytes], stop: Callable[[], None]) -> tuple[str, int]:
