@@ -46,6 +46,11 @@ def server() -> Iterator[Postgres]:
         yield running
 
 
+def patient(one: Toy) -> dict[str, Any]:
+    """How it is verified, with time enough on a machine that has other work."""
+    return {**one.service()["verify"], "deadline": "60s"}
+
+
 @dataclass
 class Pair:
     a: Toy
@@ -63,7 +68,8 @@ def pair(server: Postgres, tmp_path: Path, ear: Ear) -> Iterator[Pair]:
     b = Second(tmp_path / "b", told=ear.url, first=a)
     for host, one in (("ops-a", a), ("ops-b", b)):
         one.build()
-        one.configure(daemon={"journal": url, "durability": "local", "standby": True, "name": "desk", "host": host})
+        daemon = {"journal": url, "durability": "local", "standby": True, "name": "desk", "host": host}
+        one.configure(daemon=daemon, verify=patient(one))
     try:
         yield Pair(a, b, server)
     finally:
@@ -244,7 +250,8 @@ def begins(pair: Pair, number: signal.Signals, place: str) -> forks.Fork:
     """The first daemon, which has begun a rollback and signalled itself in the middle, or come to its end before."""
     for one in (pair.a, pair.b):
         layers = {name: {**layer, "fenced": True} for name, layer in one.service()["layers"].items()}
-        one.configure(daemon=yaml.safe_load((one.root / "config.yaml").read_text())["daemon"], layers=layers)
+        daemon = yaml.safe_load((one.root / "config.yaml").read_text())["daemon"]
+        one.configure(daemon=daemon, layers=layers, verify=patient(one))
     pair.a.start_with_two_states("--signal-at", str(int(number)), place, str(pair.a.root / "armed"))
     pair.b.start_beside()
     wait_until(lambda: "stands by" in pair.b.log, "it stands by")
