@@ -230,6 +230,8 @@ def _too_many() -> WebhookError:
 
 def is_dense(body: bytes) -> bool:
     """Whether it has so many values that to read it takes twenty times its size, and the processor for seconds."""
+    if len(body) <= _MOST_BRACES:  # the smallest of the limits
+        return False
     limits = {b"}": _MOST_BRACES, b",": _MOST_COMMAS, b"\\u": _MOST_ESCAPES}
     return any(body.count(mark) > most for mark, most in limits.items())
 
