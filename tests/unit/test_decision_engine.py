@@ -14,7 +14,7 @@ from rollbackd import facts
 from rollbackd.config.models import Service
 from rollbackd.decision import engine
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import FLEET, Action, CheckResult, Release, Trigger, incident_stream, service_stream
+from rollbackd.model import FLEET, Action, CheckResult, Release, State, Trigger, incident_stream, service_stream
 from tests.fakes.journal import MemoryJournal
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.shop import PAGE, Shop
@@ -263,6 +263,14 @@ async def test_a_storm_of_triggers_of_one_service_makes_few_tasks_and_each_is_de
     """Thousands of tasks that wait for the same would hold the loop when they are ended together."""
     await shop.daemon.operations.hold(SHOP, "unix:ann", "deploying", None)
     decision_engine, before = shop.daemon.decision_engine, len(asyncio.all_tasks())
+    situations, gathered = decision_engine._situations, list[str]()
+    quick = situations.quick
+
+    def counted(trigger: Trigger, present: State | None = None) -> Any:
+        gathered.append(trigger.episode)
+        return quick(trigger, present)
+
+    setattr(situations, "quick", counted)  # noqa: B010
     for number in range(300):
         decision_engine.consider_soon(replace(shop.trigger(), episode=f"sick/{number}"))
     assert len(asyncio.all_tasks()) - before <= 4
@@ -270,6 +278,7 @@ async def test_a_storm_of_triggers_of_one_service_makes_few_tasks_and_each_is_de
     await decision_engine.settle()
     assert (decision_engine.deciding, decision_engine.services_deciding) == (0, 0)
     assert shop.words.count("refuses") == 300
+    assert len(gathered) == 300  # what memory alone refuses is decided once
 
 
 async def test_a_refused_episode_that_a_look_did_not_free_is_not_looked_at_again_for_a_minute(shop: Shop) -> None:

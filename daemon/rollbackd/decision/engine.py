@@ -59,6 +59,7 @@ _GOODBYE = timedelta(seconds=10)
 """How long a stop waits for decisions under way. What is cut off stays unhandled, and is decided on next time."""
 _PATIENCE = timedelta(seconds=60)
 """The pause before an episode is looked at again whose full look changed nothing."""
+_INNOCENT = names(lambda guard: guard.innocent)
 
 
 class DecisionEngine:
@@ -100,6 +101,9 @@ class DecisionEngine:
         """Triggers that were not looked at yet, by service."""
         self._deciders: Counter[str] = Counter()
         """How many tasks decide on those of a service: one for each trigger of a storm would wait and end with all."""
+        by_row = When.BY_ROW if any(row.when.needs_a_look for row in config.policy) else When.ALWAYS
+        self._unsettled = names(lambda guard: guard.needs_a_look in {When.ALWAYS, by_row})
+        """The guards whose findings from memory settle nothing."""
         self._log = log.get("decision")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
@@ -178,10 +182,13 @@ class DecisionEngine:
         :raises JournalUnavailable: nothing was written or started.
         """
         async with self._service_locks[trigger.service]:
-            given = await self._situations.gather(trigger, self._settled)
-            return await self._write(trigger, given, handled)
+            given = self._situations.quick(trigger)
+            decision = decide(trigger, given, self._plan(trigger.service))
+            if not self._is_settled(decision, given.ledger):
+                given, decision = self._decide(trigger, await self._situations.looked(trigger))
+            return await self._write(decision, given, handled)
 
-    def _settled(self, trigger: Trigger, given: Situation) -> bool:
+    def _is_settled(self, decision: Decision, ledger: ServiceLedger) -> bool:
         """Whether what is known without a look decides: a guard of the present refuses already.
 
         A look is worth it where the findings rest on the state, the target or the rows of policy. So a storm of refused
@@ -189,38 +196,39 @@ class DecisionEngine:
         mark is looked at, since nothing is concluded of a state that was not; and what shadow mode only records, since
         people read it.
         """
-        if trigger.request is not None:
+        if decision.trigger.request is not None:
             return False
-        first = decide(trigger, given, self._plan(trigger.service))
-        shadowed = any(one.guard == SHADOW.name for one in first.against)
-        if shadowed or _blamed(first, given.ledger) is not None or _relapsed(first, given.ledger):
+        shadowed = any(one.guard == SHADOW.name for one in decision.against)
+        if shadowed or _blamed(decision, ledger) is not None or _relapsed(decision, ledger):
             return False
-        enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
-        firm = {one.guard for one in first.against if one.against in enough}
-        by_row = When.BY_ROW if any(row.when.needs_a_look for row in self._config.policy) else When.ALWAYS
-        return not firm <= names(lambda guard: guard.needs_a_look in {When.ALWAYS, by_row})
+        enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if decision.joins else [])}
+        firm = {one.guard for one in decision.against if one.against in enough}
+        return not firm <= self._unsettled
 
     def _plan(self, service: str) -> tuple[str, ...]:
         found = self._config.service(service)
         return found.plan if found is not None else ("default",)
 
-    async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide on the newest ledger until the journal agrees. What acts goes one at a time: each spends a budget.
+    async def _write(self, decision: Decision, given: Situation, handled: Sequence[int]) -> Decision:
+        """Write a decision that was made just now; decide on the newest ledger until the journal agrees.
+
+        What acts goes one at a time: each spends a budget.
 
         Questions spend none. Those of a storm are written together, and wait only for a decision about to act.
         """
+        trigger = decision.trigger
         for _ in range(_RACES):
-            now, decision = self._decide(trigger, given)
-            opens = _opens(decision, now.ledger)
+            opens = _opens(decision, given.ledger)
             try:
                 async with self._deciding if opens else nullcontext():
                     if opens:
-                        now, decision = self._decide(trigger, given)
+                        given, decision = self._decide(trigger, given)
                     if decision.action is Action.ROLL_BACK:
-                        return await self._append(decision, now, handled)
-                return await self._append(decision, now, handled)
+                        return await self._append(decision, given, handled)
+                return await self._append(decision, given, handled)
             except Conflict:
                 await self._read_model.refresh()
+                given, decision = self._decide(trigger, given)
         raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
     def _decide(self, trigger: Trigger, given: Situation) -> tuple[Situation, Decision]:
@@ -375,7 +383,6 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
     It is the state that the trouble began in, also when another one, perhaps a fix, runs by now.
     """
-    innocent = names(lambda guard: guard.innocent)
     stands = {finding.guard for finding in decision.against}
     onset = decision.trigger.onset
     began = next((spell.state for spell in reversed(ledger.spells) if spell.by <= onset), None)
@@ -383,7 +390,7 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
     if blamed is None or blamed.key not in ledger.good or decision.trigger.request is not None:
         return None
     offered = decision.target is not None and decision.target.key == blamed.key  # nobody is offered what is to blame
-    return None if offered or innocent & stands else blamed
+    return None if offered or _INNOCENT & stands else blamed
 
 
 def _is_news(before: LastDecision, decision: Decision, ledger: ServiceLedger) -> bool:

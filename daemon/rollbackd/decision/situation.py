@@ -69,11 +69,8 @@ class SituationReader:
         self._missing = missing
         """Called with a service whose newest good state cannot be gone back to."""
 
-    async def gather(self, trigger: Trigger, settled: Callable[[Trigger, Situation], bool]) -> Situation:
-        """The situation, the cheap parts first: where they settle it, the layers are not looked at."""
-        known = self.quick(trigger)
-        if settled(trigger, known):
-            return known
+    async def looked(self, trigger: Trigger) -> Situation:
+        """The situation with a fresh look, of which only so many go on at once."""
         async with self._looking:
             return await self.full(trigger)
 

@@ -17,9 +17,9 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     if outlived(trigger, given):
         kept.pop(SAME_STATE.name, None)
     found = [(guard, kept.get(guard.name) or guard.ask(trigger, given)) for guard in GUARDS]
-    # What is found of the onset while our own clock was set may not be so.
-    steady = not any(guard is CLOCK and finding.against is not None for guard, finding in found)
-    off = any(guard is SWITCHED_OFF and finding.against is not None for guard, finding in found)
+    standing = {guard.name for guard, finding in found if finding.against is not None}
+    steady = CLOCK.name not in standing  # what is found of the onset while our own clock was set may not be so
+    off = SWITCHED_OFF.name in standing
     findings = tuple(_counted(guard, finding, trigger, given, off=off) for guard, finding in found)
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
     action = max(
