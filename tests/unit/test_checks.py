@@ -200,6 +200,28 @@ async def test_tls_with_a_server_that_speaks_none_is_bad() -> None:
     assert result.verdict is BAD
 
 
+@pytest.mark.parametrize("status", [200, 503])
+@pytest.mark.parametrize(
+    ("age", "stale"),
+    [("6", True), (" 600 ", True), ("5", False), ("0", False), ("-7", False), ("١٢٣", False), ("9" * 5000, False)],
+)
+async def test_an_answer_that_a_cache_has_had_for_a_while_says_nothing_of_now(
+    status: int, age: str, stale: bool
+) -> None:
+    asked = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["Cache-Control"])
+        return web.Response(status=status, headers={"Age": age})
+
+    async with serving(handler) as url:
+        result = await ask(url)
+    assert asked == ["no-cache"]
+    assert result.verdict is (UNKNOWN if stale else GOOD if status == 200 else BAD)
+    said = f"a cache answered {status}, and that is {age.strip()}s old; ask what is behind it"
+    assert (result.reason == said) is stale
+
+
 async def test_redirects_are_followed_only_when_asked_and_not_for_ever() -> None:
     async def handler(request: web.Request) -> web.StreamResponse:
         if request.path == "/loop":

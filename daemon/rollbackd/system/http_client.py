@@ -23,8 +23,8 @@ from rollbackd.system.certificates import CertificateTrouble, tls_context
 from rollbackd.system.http_connection import DIRECT, HttpConnection, overlaid
 from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
-_PACKED = {str(hdrs.ACCEPT_ENCODING): ", ".join(ENCODINGS)}
-"""How an answer may be packed, where the caller does not say."""
+_USUAL = {str(hdrs.ACCEPT_ENCODING): ", ".join(ENCODINGS), str(hdrs.CACHE_CONTROL): "no-cache"}
+"""How an answer may be packed, and that it is to be of now, where the caller does not say."""
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
 MOVED = frozenset({301, 302, 303, 307, 308})
@@ -217,7 +217,7 @@ async def http_answer(
                 method,
                 url,
                 params=params,
-                headers=overlaid(overlaid(_PACKED, connection.headers), headers or {}),
+                headers=overlaid(overlaid(_USUAL, connection.headers), headers or {}),
                 data=None if body is None else io.BytesIO(body),
                 auto_decompress=False,
                 timeout=timeout,
