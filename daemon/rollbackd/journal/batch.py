@@ -42,7 +42,8 @@ class EncodedEntry:
 class WriteRequest:
     """One caller's part of a batch."""
 
-    future: asyncio.Future[Any]
+    future: asyncio.Future[Any] = field(init=False)
+    """Its answer; made when the writer takes it."""
     entries: tuple[EncodedEntry, ...] = ()
     handled: Sequence[int] = ()
     items: Sequence[Received] | None = None

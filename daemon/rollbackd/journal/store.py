@@ -77,7 +77,7 @@ class StoredJournal:
         self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
     ) -> tuple[Record, ...]:
         encoded = tuple(map(EncodedEntry.of, entries))
-        unit = WriteRequest(self._writer.future(), encoded, handled, urgent=urgent, heeding=heeding)
+        unit = WriteRequest(encoded, handled, urgent=urgent, heeding=heeding)
         records: tuple[Record, ...] = await self._writer.submit(unit)
         return records
 
@@ -99,7 +99,7 @@ class StoredJournal:
         over = asyncio.ensure_future(self._clock.sleep(timeout))
         try:
             while self._newest <= seq and not over.done() and not self._closed:
-                moved: asyncio.Future[None] = self._writer.future()
+                moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._waiters.add(moved)
                 await asyncio.wait({moved, over}, return_when=asyncio.FIRST_COMPLETED)
                 self._waiters.discard(moved)
@@ -127,7 +127,7 @@ class StoredJournal:
 
     # -- inbox
     async def receive(self, items: Sequence[Received]) -> Receipt:
-        receipt: Receipt = await self._writer.submit(WriteRequest(self._writer.future(), items=items))
+        receipt: Receipt = await self._writer.submit(WriteRequest(items=items))
         return receipt
 
     async def unhandled(self, source: str = "") -> list[Arrived]:
@@ -200,7 +200,7 @@ class StoredJournal:
     async def _effect(
         self, effect: Callable[[JournalConnection, datetime], T], encoded: tuple[EncodedEntry, ...] = ()
     ) -> T:
-        answer: T = await self._writer.submit(WriteRequest(self._writer.future(), encoded, effect=effect))
+        answer: T = await self._writer.submit(WriteRequest(encoded, effect=effect))
         return answer
 
     def pulses(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
@@ -208,7 +208,7 @@ class StoredJournal:
         return {"the journal's writer": lambda: self._errand(lambda: None), "the journal's readers": readers}
 
     async def _errand(self, run: Callable[[], T]) -> T:
-        answer: T = await self._writer.submit(Errand(self._writer.future(), run))
+        answer: T = await self._writer.submit(Errand(run))
         return answer
 
     async def _ask(self, question: Callable[..., T], *arguments: object) -> T:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -26,8 +26,8 @@ _AGAIN = 1.0
 class Errand:
     """Something else for the thread to do, outside of any transaction."""
 
-    future: asyncio.Future[Any]
     run: Callable[[], object]
+    future: asyncio.Future[Any] = field(init=False)
 
 
 class Writer:
@@ -71,6 +71,7 @@ class Writer:
             raise self._no_more()
         if not self._gathered:
             self._loop.call_soon(self._hand_over)
+        work.future = self._loop.create_future()
         self._gathered.append(work)
         self._waiting.add(work.future)
         work.future.add_done_callback(self._waiting.discard)
@@ -92,9 +93,6 @@ class Writer:
         """All that this turn of the loop brought at once: one commit for it, and one wake-up of the thread."""
         work, self._gathered = self._gathered, []
         self._queue.put(work)
-
-    def future(self) -> asyncio.Future[Any]:
-        return self._loop.create_future()
 
     async def close(self) -> None:
         """Write what waits, then end the thread."""
