@@ -10,11 +10,10 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator
 
-from rollbackd_adapters.files.beneath import READ
-
 _FS_IOC_GETFLAGS = 0x80086601
 """https://man7.org/linux/man-pages/man2/FS_IOC_GETFLAGS.2const.html"""
 _IMMUTABLE_OR_APPENDED = 0x10 | 0x20
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 PROTECTED = "is immutable or append-only (`lsattr`)"
 
 
@@ -24,7 +23,7 @@ def is_protected(path: str) -> bool:
         mode = os.lstat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return False
-        file = os.open(path, READ)
+        file = os.open(path, _READ)
         try:
             (flags,) = struct.unpack("l", fcntl.ioctl(file, _FS_IOC_GETFLAGS, bytes(struct.calcsize("l"))))
         finally:

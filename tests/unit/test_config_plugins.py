@@ -1,5 +1,7 @@
 """Plugins: found by their entry points, and loud about what does not fit."""
 
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -193,3 +195,27 @@ def test_a_long_list_of_names_is_cut() -> None:
     names = [f"service-{n}" for n in range(20)]
     assert plugins.unknown("service", "x", names).endswith("service-15 and 12 more")
     assert plugins.unknown("check", "x", []) == 'unknown check "x"; there is none, define it first'
+
+
+def test_each_that_ships_can_be_the_first_that_is_imported() -> None:
+    """Modules that import each other in a ring fail only where the ring is entered at the wrong one."""
+    script = """
+import importlib, os, sys
+import aiohttp, pydantic, yaml, rollbackd.adapter  # what all of them need is imported once
+failed = []
+for module in sys.argv[1:]:
+    if (child := os.fork()) == 0:
+        importlib.import_module(module)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+        failed.append(module)
+sys.exit(" ".join(failed) or 0)
+"""
+    groups = (ADAPTERS, CHECKS, NOTIFIERS)
+    modules = sorted({point.module for group in groups for point in metadata.entry_points(group=group)})
+    ours = [module for module in modules if module.startswith("rollbackd")]
+    assert len(ours) > 20
+    done = subprocess.run(
+        [sys.executable, "-c", script, *ours], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
