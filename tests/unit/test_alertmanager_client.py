@@ -210,6 +210,10 @@ async def broken(_: web.Request) -> web.StreamResponse:
     return web.Response(status=503, text="starting")
 
 
+async def cached(_: web.Request) -> web.StreamResponse:
+    return web.json_response([], headers={"Age": "60"})
+
+
 async def html(_: web.Request) -> web.StreamResponse:
     return web.Response(text="<html>", content_type="text/html")
 
@@ -230,6 +234,7 @@ async def cut_short(request: web.Request) -> web.StreamResponse:
         (drip, "no answer within 300ms"),
         (redirect, "answered 302 to /api/v2/silences"),
         (broken, "answered 503 to /api/v2/silences"),
+        (cached, "answered /api/v2/silences from a cache that has had it for 60s; give its own address"),
         (html, "none of Alertmanager's"),
         (cut_short, "Alertmanager at http://127.0.0.1"),
         (saying({}), "none of Alertmanager's"),
@@ -307,6 +312,7 @@ async def test_right_after_its_start_it_does_not_know_what_has_ended(uptime: str
         (web.Response(status=404), True), (web.json_response({"uptime": None}), True),
         (web.Response(status=403), False), (web.Response(status=401), False), (web.Response(status=502), False),
         (web.Response(text="<html>"), False), (None, False),
+        (web.json_response({"uptime": "2026-01-01T00:00:00Z"}, headers={"Age": "60"}), False),
     ],
 )  # fmt: skip
 async def test_a_status_that_cannot_be_had_lets_no_alert_end(answer: web.Response | None, whole: bool) -> None:

@@ -218,7 +218,7 @@ async def test_an_answer_that_a_cache_has_had_for_a_while_says_nothing_of_now(
         result = await ask(url)
     assert asked == ["no-cache"]
     assert result.verdict is (UNKNOWN if stale else GOOD if status == 200 else BAD)
-    said = f"a cache answered {status}, and that is {age.strip()}s old; ask what is behind it"
+    said = f"answered {status} from a cache that has had it for {age.strip()}s; ask what is behind it"
     assert (result.reason == said) is stale
 
 

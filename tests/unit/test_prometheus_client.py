@@ -211,6 +211,10 @@ REFUSED = {
     "a server error": (response(b"", "500 Internal Server Error"), "answered 500"),
     "a login page": (response(b"<html>", kind="text/html"), "answered with text/html, not with JSON"),
     "no type": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "answered with nothing, not with JSON"),
+    "out of a cache": (
+        response(vector(({}, "1")), more={"Age": "60"}),
+        "answered from a cache that has had it for 60s",
+    ),
     "a redirect": (response(b"", "302 Found", more={"Location": "/elsewhere"}), "answered 302, a redirect"),
     "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "answered 204"),
     "truncated JSON": (response(vector(({}, "1"))[:-20]), "the answer is no JSON"),

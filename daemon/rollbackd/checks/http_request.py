@@ -25,8 +25,6 @@ from rollbackd.system.redaction import one_line, without_passwords
 
 _LARGEST = 2**20
 """Bytes of a body that are read."""
-_STALE = 5
-"""Seconds; an answer of a cache (`Age`, RFC 9111) that is older says nothing about now."""
 
 
 class NoAnswer(Exception):  # noqa: N818  # a finding, not a fault of ours
@@ -97,8 +95,8 @@ class HttpRequest:
                 attempt=attempt,
                 connection=connection,
             ) as answer:
-                if (age := _age(answer.headers)) > _STALE:
-                    text = f"a cache answered {answer.status}, and that is {age}s old; ask what is behind it"
+                if old := http_client.from_cache(answer.headers):
+                    text = f"answered {answer.status} {old}; ask what is behind it"
                     raise NoAnswer(Verdict.INCONCLUSIVE, text)
                 if not _wanted(answer.status, self.status):
                     said = ""
@@ -140,12 +138,6 @@ def url(text: str) -> str:
     if not is_url(text):
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like http://127.0.0.1:3000/health")
     return text
-
-
-def _age(headers: Mapping[str, str]) -> int:
-    """For how many seconds a cache has had an answer; 0 where none says so."""
-    text = headers.get("Age", "").strip()
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def _wanted(status: int, wanted: tuple[str, ...]) -> bool:

@@ -30,7 +30,7 @@ from rollbackd.signals.alertmanager_webhook import (
 )
 from rollbackd.signals.silences import Silence
 from rollbackd.syntax.units import Secret, show
-from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, words_of
+from rollbackd.system.http_client import HttpError, Session, body_of, from_cache, http_answer, words_of
 from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short, shown
 from rollbackd.system.tasks import in_turns
 
@@ -179,6 +179,8 @@ class Alertmanager:
                     said = in_short(connection.masked(await words_of(answer)))
                     wrong = _NoSuchPage if answer.status == 404 else Unreachable
                     raise wrong(f"{self._name}: answered {answer.status} to {path}{said}")
+                if old := from_cache(answer.headers):
+                    raise Unreachable(f"{self._name}: answered {path} {old}; give its own address")
                 body, whole = await body_of(answer, LARGEST_ANSWER)
         except HttpError as failed:
             raise Unreachable(f"{self._name}: {failed}") from failed

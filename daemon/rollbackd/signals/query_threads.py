@@ -22,6 +22,7 @@ from urllib3.util.retry import Retry
 
 from rollbackd.signals.query_answers import Unusable, refusal, whole_data
 from rollbackd.system.certificates import tls_context
+from rollbackd.system.http_client import from_cache
 from rollbackd.system.http_connection import DIRECT, HttpConnection
 
 LARGEST_ANSWER = 64 * 2**20
@@ -43,6 +44,7 @@ class QueryThread:
         self._session = session = requests.Session()
         session.trust_env = False  # a proxy or .netrc of the environment would decide who answers
         session.stream = True
+        session.headers["Cache-Control"] = "no-cache"
         session.hooks["response"].append(self._checked)
         limit = timeout.total_seconds()
         self._limit = limit
@@ -106,6 +108,8 @@ class QueryThread:
                 )
             if response.status_code != requests.codes.ok:
                 raise Unusable(refusal(response.status_code, _body(response, _LARGEST_REFUSAL), self._masked))
+            if old := from_cache(response.headers):
+                raise Unusable(f"answered {old}; give its own address in `prometheus: url`")
             kind = response.headers.get("Content-Type", "nothing")
             if kind.partition(";")[0].strip().lower() != "application/json":
                 raise Unusable(f"answered with {kind[:80]}, not with JSON; is this Prometheus's address?")

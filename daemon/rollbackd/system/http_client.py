@@ -25,6 +25,8 @@ from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
 _USUAL = {str(hdrs.ACCEPT_ENCODING): ", ".join(ENCODINGS), str(hdrs.CACHE_CONTROL): "no-cache"}
 """How an answer may be packed, and that it is to be of now, where the caller does not say."""
+_STALE = 5
+"""Seconds."""
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
 MOVED = frozenset({301, 302, 303, 307, 308})
@@ -353,6 +355,13 @@ async def words_of(answer: Response, secrets: Sequence[str] = ()) -> str:
 def is_transient(status: int) -> bool:
     """Whether the same request may be answered better later: after a time limit, a lock, a rate limit, a failure."""
     return status >= 500 or status in _TRANSIENT
+
+
+def from_cache(headers: Mapping[str, str]) -> str:
+    """For how long a cache has had an answer, where that no longer speaks of now (`Age`, RFC 9111); else empty."""
+    text = headers.get("Age", "").strip()
+    old = text.isascii() and text.isdigit() and len(text) < 10 and int(text) > _STALE
+    return f"from a cache that has had it for {text}s" if old else ""
 
 
 def retry_after(headers: Mapping[str, str]) -> timedelta | None:
