@@ -144,6 +144,7 @@ class BenchServer:
         """From now on there is a repository, with one backup and all that is written."""
         repository = self.directory / "repository"
         lines = ["[global]", f"repo1-path={repository}", "compress-level=1", "start-fast=y", f"process-max={JOBS}"]
+        lines += ["archive-timeout=600"]  # all that was written before is archived first, a segment a time
         lines += [f"{name}-path={self.directory / name}" for name in ("log", "lock", "spool")]
         lines += ["[main]", f"pg1-path={self.data}", f"pg1-port={self.port}", f"pg1-socket-path={self.directory}", ""]
         config = self.directory / "pgbackrest.conf"
