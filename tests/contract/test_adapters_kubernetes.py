@@ -759,7 +759,7 @@ def test_the_kubeconfig_is_never_written(world: WorkloadWorld) -> None:
 
 
 def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> None:
-    world.settings["every"] = "1m"  # a look that is due because a busy machine is slow is not one of them
+    world.settings["every"] = "2s"
     finish(world.adapter().current())
     adapter = world.adapter()
 
@@ -769,7 +769,9 @@ def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> N
 
     fake.asked.clear()
     finish(whole())
-    assert len(fake.asked) <= 15, "\n".join(fake.asked)
+    looks = fake.asked[next(n for n, line in enumerate(fake.asked) if line.startswith("WATCH")) :]
+    while_pods_end = sum(line.endswith("/replicasets") for line in looks)  # as often as a busy machine needs
+    assert len(fake.asked) - 2 * while_pods_end <= 15, "\n".join(fake.asked)
 
 
 def test_while_a_rollout_stands_still_its_pods_are_looked_at_now_and_then(

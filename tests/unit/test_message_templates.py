@@ -343,6 +343,21 @@ def test_what_a_template_is_offered_stays_and_is_documented() -> None:
     assert HOSTILE not in json.dumps(made)
 
 
+def test_that_a_template_is_made_at_first_takes_nothing_from_the_time_of_its_text(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = message_templates._Sandbox.compile
+
+    def slowly(self: Any, *given: Any, **more: Any) -> Any:
+        ends = time.thread_time() + 0.15
+        while time.thread_time() < ends:
+            pass
+        return made(self, *given, **more)
+
+    monkeypatch.setattr(message_templates._Sandbox, "compile", slowly)
+    assert said({"team/any/any.j2": "{{ event }}"}, a_message()).title == "opened"
+
+
 def test_the_example_in_the_documentation_is_written_as_it_stands() -> None:
     text = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
     source = text.partition("```\n{{ service or")[2].partition("```")[0]

@@ -184,9 +184,9 @@ class MessageTemplates:
     def write(self, name: str, values: TemplateValues) -> TemplateText:
         """The text. :raises TemplateTrouble: there is none, for whatever reason."""
         try:
+            template = self._sandbox.get_template(name)  # it is made only once, which takes longer than a text
             self._sandbox.begin()
-            parts = self._sandbox.get_template(name).generate(values.model_dump())
-            written = "".join(_bounded(parts))
+            written = "".join(_bounded(template.generate(values.model_dump())))
         except Exception as error:
             # Whatever a template does wrong comes as what Python says of it.
             raise self._trouble(name, error) from error
